@@ -1,0 +1,64 @@
+"""Every exception that studentfloat raises on purpose.
+
+::
+
+    StudentFloatError
+    ├── UsageError (also ValueError)     what was asked cannot be: exit code 2
+    │   ├── FormatError                  a number format that cannot exist, or no such name
+    │   ├── SchemeError                  a scheme whose parts do not fit together
+    │   └── ConfigError                  a setting, flag or configuration key
+    └── FailureError                     what was asked could not be done: exit code 1
+        ├── DataError                    a tensor or text that cannot be used (NaN, empty)
+        ├── ModelError                   a model that cannot be found, read or walked
+        └── MissingDependencyError       an optional package or tool that is not installed
+
+Messages are one line, name the offending value, and say what would be right.
+The command line prints them as they are, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class StudentFloatError(Exception):
+    """Base of all exceptions raised on purpose by studentfloat."""
+
+    exit_code = 1
+
+
+class UsageError(StudentFloatError, ValueError):
+    """What was asked for cannot be: a mistake in the call."""
+
+    exit_code = 2
+
+
+class FormatError(UsageError):
+    """A number format that cannot exist, or a name that no format has."""
+
+
+class SchemeError(UsageError):
+    """A quantization scheme whose parts do not fit together."""
+
+
+class ConfigError(UsageError):
+    """A setting that is unknown or out of range."""
+
+
+class FailureError(StudentFloatError):
+    """What was asked for is sound but could not be done."""
+
+
+class DataError(FailureError):
+    """A tensor or a text that cannot be used."""
+
+
+class ModelError(FailureError):
+    """A model that cannot be found, read or walked."""
+
+
+class MissingDependencyError(FailureError):
+    """An optional package or tool that is not installed."""
+
+    @classmethod
+    def for_extra(cls, package: str, extra: str) -> MissingDependencyError:
+        """Say which extra brings the package that is missing."""
+        return cls(f"{package} is not installed: pip install 'studentfloat[{extra}]'")

@@ -1,0 +1,267 @@
+"""Results as frozen records, and their JSON on disk.
+
+Units are in the names. A record file carries ``"schema": "<kind>/<version>"``;
+readers refuse a kind or version that they do not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from studentfloat.errors import FailureError
+
+__all__ = [
+    "Baseline",
+    "Comparison",
+    "FormatQuality",
+    "PairedDifference",
+    "Provenance",
+    "SkippedTensor",
+    "TensorError",
+    "read_json",
+    "record_to_json",
+    "write_json",
+    "write_text_atomically",
+]
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed.
+
+    Raises
+    ------
+    FailureError
+        If the file cannot be written; what stood there before still stands.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the reason worth telling is the first one
+        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused, as JSON has neither."""
+    write_text_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    FailureError
+        If it cannot be read or is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FailureError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FailureError(f"{path} is not valid JSON: {error}") from error
+
+
+def record_to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON data: tuples as lists, numbers that are not finite as null."""
+    data = {"schema": f"{record.KIND}/{record.VERSION}"} if hasattr(record, "KIND") else {}
+    return {**data, **_plain(dataclasses.asdict(record))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from: enough to make it again.
+
+    Attributes
+    ----------
+    versions
+        Package name to version, Python among them.
+    seed
+        Of the bootstrap and everything else that draws.
+    model_sha256, text_sha256
+        Of the weights files and of the text.
+    model_source
+        In words: for the embedded model, that its weights were 4-bit before.
+    machine
+        Processor, cores, platform.
+    created
+        ISO 8601, UTC.
+    settings
+        All that was asked for.
+    """
+
+    versions: dict[str, str]
+    seed: int
+    model_sha256: str
+    model_source: str
+    text_sha256: str | None
+    text_source: str | None
+    machine: dict[str, Any]
+    created: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """What quantizing one tensor did to it.
+
+    Attributes
+    ----------
+    name
+        As in the checkpoint.
+    layer
+        Index of the decoder or encoder block, None outside of one.
+    kind
+        Last part of the module's name: ``q_proj``, ``down_proj`` ...
+    nmse
+        Sum of squared error over sum of squares.
+    snr_db
+        ``-10 log10(nmse)``, None for a tensor without error.
+    bits_per_weight
+        All bits stored for the tensor over its number of weights.
+    """
+
+    name: str
+    layer: int | None
+    kind: str
+    shape: tuple[int, ...]
+    nmse: float
+    snr_db: float | None
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class SkippedTensor:
+    """A tensor that was left as it was, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class FormatQuality:
+    """One row of a comparison: a format under a scheme on a model.
+
+    Quality figures are None where they were not measured (weights only) or are not
+    defined (perplexity of an encoder).
+
+    Attributes
+    ----------
+    weight_nmse
+        Over all quantized weights: sum of squared error over sum of squares.
+    perplexity, perplexity_se
+        exp of the mean negative log-likelihood per token (nats), and its standard error
+        over windows.
+    kl, kl_se
+        Mean over positions of KL(original ‖ quantized) of the next-token distribution, nats.
+    top1_agreement, top1_agreement_se
+        Share of positions where both have the same most likely token.
+    output_nmse, output_nmse_se
+        For models without a token distribution: squared error of the last hidden state
+        over its squares.
+    rank
+        1 + the number of formats that are significantly better; equal ranks are ties.
+    """
+
+    name: str
+    method: str
+    block_size: int | str
+    scale_rule: str
+    scale_dtype: str
+    bits: int
+    bits_per_weight: float
+    weight_nmse: float
+    values: tuple[float, ...]
+    perplexity: float | None = None
+    perplexity_se: float | None = None
+    kl: float | None = None
+    kl_se: float | None = None
+    top1_agreement: float | None = None
+    top1_agreement_se: float | None = None
+    output_nmse: float | None = None
+    output_nmse_se: float | None = None
+    rank: int | None = None
+    note: str = ""
+    seconds: float = 0.0
+    tensors: tuple[TensorError, ...] = ()
+    window_nll: tuple[float, ...] = ()
+    window_kl: tuple[float, ...] = ()
+    window_agreement: tuple[float, ...] = ()
+    window_output_nmse: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Difference of a measure between two formats on the same windows.
+
+    Attributes
+    ----------
+    difference
+        Mean of `first` minus `second`; for a measure where less is better, negative
+        means that `first` is better.
+    low, high
+        95 % interval of the paired bootstrap.
+    p_value
+        Two-sided, of the paired bootstrap, Holm-adjusted over all pairs of the comparison.
+    """
+
+    measure: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    significant: bool
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The original model on the same windows."""
+
+    perplexity: float | None
+    perplexity_se: float | None = None
+    window_nll: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What each format costs a model: the result of ``studentfloat compare``."""
+
+    KIND: ClassVar[str] = "comparison"
+    VERSION: ClassVar[int] = 1
+
+    model: str
+    formats: tuple[FormatQuality, ...]
+    baseline: Baseline
+    provenance: Provenance
+    ranked_by: str
+    differences: tuple[PairedDifference, ...] = ()
+    skipped: tuple[SkippedTensor, ...] = ()
+    cautions: tuple[str, ...] = ()
