@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from studentfloat.formats import CATALOG, get_format
 from studentfloat.quantize import SCALE_RULES, Scheme
 from studentfloat.quantize.scheme import SCALE_DTYPES
-
 from tests.formats.test_format import formats
 
 DIRECT_RULES = [rule.name for rule in SCALE_RULES.values() if not rule.searches]
