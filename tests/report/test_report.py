@@ -30,8 +30,7 @@ def comparison(tmp_path_factory) -> Comparison:
 def test_table_shows_each_row_once_with_uncertainty_and_ties(comparison) -> None:
     headings, rows = comparison_rows(comparison)
     assert headings == [
-        *("rank", "format", "scale rule", "bits/weight", "weight error"),
-        *("perplexity", "KL (nats)", "same top token"),
+        *("rank", "format", "bits", "error", "perplexity", "KL (nats)", "top-1"),
     ]
     assert [row[1] for row in rows] == [row.name for row in comparison.formats]
     assert all("±" in row[headings.index("KL (nats)")] for row in rows)
