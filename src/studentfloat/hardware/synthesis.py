@@ -1,0 +1,182 @@
+"""From Verilog to gates: recipes for Yosys and ABC, and the netlists they give."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from studentfloat.hardware.generic_library import generic_liberty
+from studentfloat.hardware.liberty import Library, library_from_groups, parse_liberty
+from studentfloat.hardware.netlist import Netlist, netlist_from_json
+from studentfloat.hardware.yosys import run_yosys
+
+__all__ = [
+    "AREA_RECIPES",
+    "Recipe",
+    "SynthesisResult",
+    "generic_library",
+    "library_options",
+    "synthesize",
+]
+
+# Yosys's own adders are parallel-prefix; where area counts, carries ripple.
+_RIPPLE = """\
+(* techmap_celltype = "$lcu" *)
+module ripple_carry (P, G, CI, CO);
+    parameter WIDTH = 2;
+    input [WIDTH-1:0] P, G;
+    input CI;
+    output [WIDTH-1:0] CO;
+    genvar i;
+    generate
+        for (i = 0; i < WIDTH; i = i + 1) begin : bit
+            assign CO[i] = G[i] | (P[i] & (i == 0 ? CI : CO[i == 0 ? 0 : i - 1]));
+        end
+    endgenerate
+endmodule
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to synthesize.
+
+    Attributes
+    ----------
+    carry_save
+        Merge chains of additions into carry-save trees with one carry-propagating adder.
+    ripple
+        Ripple-carry adders; otherwise parallel-prefix ones.
+    abc
+        Commands of ABC.
+    target_ns
+        The clock period that `abc` is told to aim for, if any.
+    """
+
+    name: str
+    carry_save: bool
+    ripple: bool
+    abc: tuple[str, ...]
+    target_ns: float | None = None
+
+
+_CLEAN = ("strash", "ifraig", "scorr", "dc2", "dc2")
+_COVER = (*_CLEAN, "dch -f", "amap -m")
+_COVER_TWICE = (*_CLEAN, "dch -f", "amap", "strash", "dch -f", "amap -m")
+_COVER_RESUB = (*_CLEAN, "resub -K 6", "rewrite", "dc2", "dch -f", "amap -m")
+_FLOW = ("strash", "&get -n", "&fraig -x", "&put", "scorr", "dc2", "strash",
+         "&get -n", "&dch -f", "&nf", "&put")  # fmt: skip
+
+AREA_RECIPES = (
+    Recipe("chain-cover", carry_save=False, ripple=True, abc=_COVER),
+    Recipe("chain-cover-twice", carry_save=False, ripple=True, abc=_COVER_TWICE),
+    Recipe("tree-cover-twice", carry_save=True, ripple=True, abc=_COVER_TWICE),
+    Recipe("chain-resub", carry_save=False, ripple=True, abc=_COVER_RESUB),
+)
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """What one recipe made of a unit.
+
+    Attributes
+    ----------
+    verilog
+        The mapped netlist as Verilog, for proof and for reading.
+    """
+
+    recipe: Recipe
+    netlist: Netlist
+    verilog: str
+
+
+def generic_library() -> Library:
+    """The built-in library."""
+    return library_from_groups([parse_liberty(generic_liberty())], "GE")
+
+
+def write_library(library: Library, directory: Path) -> tuple[Path, ...]:
+    """Paths of the Liberty files; the built-in library is written to `directory`."""
+    if library.files:
+        return library.files
+    path = directory / "generic.lib"
+    path.write_text(generic_liberty(), encoding="utf-8")
+    return (path,)
+
+
+def library_options(library: Library, paths: Sequence[Path]) -> str:
+    """The library as options of ``abc``, ``dfflibmap`` and ``stat``."""
+    avoid = "".join(f" -dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
+    return "".join(f' -liberty "{path}"' for path in paths) + avoid
+
+
+def read_cells(paths: Sequence[Path], *, functions: bool = False) -> list[str]:
+    """Make the cells known: as boxes, or with their functions for a proof."""
+    kind = "-ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch -ignore_buses"
+    return [f'read_liberty {"" if functions else "-lib "}{kind} "{path}"' for path in paths]
+
+
+def front_end(source: str, top: str) -> list[str]:
+    """Read and elaborate."""
+    return [
+        f"read_verilog {source}",
+        f"hierarchy -check -top {top}",
+        "proc -norom",
+    ]
+
+
+def recipe_commands(recipe: Recipe, options: str, script: str) -> list[str]:
+    """From an elaborated design to gates."""
+    mapping = "-map ripple.v -map +/techmap.v" if recipe.ripple else ""
+    period = f" -D {recipe.target_ns * 1000:.0f}" if recipe.target_ns else ""
+    return [
+        "opt -full",
+        "wreduce",
+        *(("alumacc", "maccmap") if recipe.carry_save else ()),
+        "opt",
+        f"techmap {mapping}",
+        "opt -full",
+        f"dfflibmap{options}",
+        f"abc{options} -script {script}{period}",
+        "opt_clean -purge",
+        "check -assert",
+    ]
+
+
+def synthesize(
+    verilog: str, top: str, library: Library, recipes: Sequence[Recipe] = AREA_RECIPES
+) -> list[SynthesisResult]:
+    """Synthesize one design by several recipes, in one run of Yosys.
+
+    Raises
+    ------
+    FailureError
+        If Yosys fails, or leaves a cell that the library does not have.
+    """
+    with tempfile.TemporaryDirectory(prefix="studentfloat-") as name:
+        directory = Path(name)
+        paths = write_library(library, directory)
+        options = library_options(library, paths)
+        (directory / "design.v").write_text(verilog, encoding="utf-8")
+        (directory / "ripple.v").write_text(_RIPPLE, encoding="utf-8")
+        commands = [*read_cells(paths), *front_end("design.v", top), "flatten"]
+        commands.append("design -save elaborated")
+        for i, recipe in enumerate(recipes):
+            (directory / f"{i}.abc").write_text("\n".join(recipe.abc) + "\n", encoding="utf-8")
+            commands += [
+                "design -load elaborated",
+                *recipe_commands(recipe, options, f"{i}.abc"),
+                f"write_json {i}.json",
+                f"write_verilog -noattr {i}.v",
+            ]
+        run_yosys(commands, directory)
+        return [
+            SynthesisResult(
+                recipe,
+                netlist_from_json((directory / f"{i}.json").read_text(), top, library),
+                (directory / f"{i}.v").read_text(),
+            )
+            for i, recipe in enumerate(recipes)
+        ]
