@@ -50,6 +50,8 @@ class Operand:
     lookup_bits
         Width of the fixed-point numbers that the levels were rounded to, or None
         where the integers are exact.
+    definition
+        The integer as a Verilog expression of ``code``, for codes too wide to tabulate.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Operand:
     integers: tuple[int | None, ...]
     step: Fraction
     lookup_bits: int | None = None
+    definition: tuple[str, ...] = ()
 
     @cached_property
     def valid(self) -> tuple[int, ...]:
@@ -167,7 +170,8 @@ def operand_from_format(number_format: Format, lookup_bits: int | None = None) -
 
 def _int16() -> Operand:
     codes = range(2**16)
-    return Operand("int16", 16, tuple(c - 2**16 if c >= 2**15 else c for c in codes), Fraction(1))
+    integers = tuple(c - 2**16 if c >= 2**15 else c for c in codes)
+    return Operand("int16", 16, integers, Fraction(1), definition=("$signed(code)",))
 
 
 def _fp16() -> Operand:
@@ -180,7 +184,14 @@ def _fp16() -> Operand:
         magnitude = fraction if exponent == 0 else (1024 + fraction) << (exponent - 1)
         return -magnitude if code >> 15 else magnitude
 
-    return Operand("fp16", 16, tuple(map(integer, range(2**16))), Fraction(1, 2**24))
+    magnitude = "{30'b0, |code[14:10], code[9:0]} << (|code[14:10] ? code[14:10] - 5'd1 : 5'd0)"
+    return Operand(
+        "fp16",
+        16,
+        tuple(map(integer, range(2**16))),
+        Fraction(1, 2**24),
+        definition=(f"code[15] ? -({magnitude}) : ({magnitude})",),
+    )
 
 
 _WIDE = {"int16": _int16, "fp16": _fp16}

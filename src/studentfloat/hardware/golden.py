@@ -1,0 +1,111 @@
+"""What units must compute, written from the formats' values and from nothing else.
+
+The models here share no code with the decoders and multipliers that they judge: they hold
+the table of products (or, for wide codes, the table of values) as the codec has it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from studentfloat.hardware.operands import Operand, signed_width
+from studentfloat.hardware.units import Unit
+from studentfloat.hardware.verilog import literal, module, signed_literal, vector
+
+__all__ = ["mac_model", "product_lines", "product_table"]
+
+_LARGEST_TABLE_BITS = 8
+
+
+def product_table(a: Operand, b: Operand) -> npt.NDArray[np.object_]:
+    """Product of each pair of codes, of shape ``(2**a.bits, 2**b.bits)``; None where invalid."""
+    table = np.empty((len(a.integers), len(b.integers)), dtype=object)
+    for i, x in enumerate(a.integers):
+        for j, y in enumerate(b.integers):
+            table[i, j] = None if x is None or y is None else x * y
+    return table
+
+
+def _valid(operand: Operand, code: str) -> str:
+    """A condition that a code stands for a number."""
+    invalid = [c for c, value in enumerate(operand.integers) if value is None]
+    if not invalid:
+        return "1'b1"
+    return " & ".join(f"({code} != {literal(c, operand.bits)})" for c in invalid)
+
+
+def _value_function(operand: Operand, name: str) -> list[str]:
+    width = operand.signed_bits
+    lines = [
+        f"function signed [{width - 1}:0] {name};",
+        f"    input {vector(operand.bits)}code;",
+    ]
+    if operand.definition:
+        return [*lines, *(f"    {name} = {line};" for line in operand.definition), "endfunction"]
+    lines += ["    case (code)"]
+    lines += [
+        f"        {literal(code, operand.bits)}: {name} = {signed_literal(value, width)};"
+        for code, value in enumerate(operand.integers)
+        if value is not None
+    ]
+    return [*lines, f"        default: {name} = {width}'sd0;", "    endcase", "endfunction"]
+
+
+def product_lines(a: Operand, b: Operand, name: str, code_a: str, code_b: str) -> list[str]:
+    """Declare the signed wire or register `name`, the product of two codes."""
+    low = min(x * y for x in (a.minimum, a.maximum) for y in (b.minimum, b.maximum))
+    high = max(x * y for x in (a.minimum, a.maximum) for y in (b.minimum, b.maximum))
+    width = signed_width(low, high)
+    if a.bits + b.bits > _LARGEST_TABLE_BITS:
+        return [
+            *_value_function(a, f"{name}_value_a"),
+            *_value_function(b, f"{name}_value_b"),
+            f"wire signed [{a.signed_bits - 1}:0] {name}_a = {name}_value_a({code_a});",
+            f"wire signed [{b.signed_bits - 1}:0] {name}_b = {name}_value_b({code_b});",
+            f"wire signed [{a.signed_bits + b.signed_bits - 1}:0] {name} = {name}_a * {name}_b;",
+        ]
+    table = product_table(a, b)
+    lines = [f"reg signed [{width - 1}:0] {name};", "always @*", f"    case ({{{code_a}, {code_b}}})"]
+    for i in range(table.shape[0]):
+        for j in range(table.shape[1]):
+            if table[i, j] is not None:
+                code = literal(i << b.bits | j, a.bits + b.bits)
+                lines.append(f"        {code}: {name} = {signed_literal(table[i, j], width)};")
+    return [*lines, f"        default: {name} = {width}'sd0;", "    endcase"]
+
+
+def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = None) -> str:
+    """Model of a multiply-accumulate unit.
+
+    Its output ``valid`` is false for codes that stand for no number.
+
+    Parameters
+    ----------
+    wrong_entry
+        A pair of codes whose product the model gets wrong by one: to show that a
+        proof against it fails.
+    """
+    a, b, width = unit.a, unit.b, unit.accumulator_bits
+    wrong = "1'b0"
+    if wrong_entry is not None:
+        wrong = (
+            f"(a == {literal(wrong_entry[0], a.bits)}) & (b == {literal(wrong_entry[1], b.bits)})"
+        )
+    return module(
+        name,
+        [
+            ("input  wire", "clk", 1),
+            ("input  wire", "clear", 1),
+            ("input  wire", "a", a.bits),
+            ("input  wire", "b", b.bits),
+            ("output reg signed", "acc", width),
+            ("output wire", "valid", 1),
+        ],
+        [
+            *product_lines(a, b, "product", "a", "b"),
+            f"wire signed [1:0] error = {{1'b0, {wrong}}};",
+            f"always @(posedge clk) acc <= clear ? {width}'sd0 : acc + product + error;",
+            f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
+        ],
+    )
