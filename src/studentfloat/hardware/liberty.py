@@ -37,6 +37,8 @@ class Group:
 class Table:
     """A table over input slew (ns) and output load (fF), or a part of that.
 
+    A constraint's table is over the data's slew and, in `loads_ff`, the clock's (both ns).
+
     Between its points linear in both; beyond its ends it goes on linearly.
     """
 
@@ -330,6 +332,8 @@ def _table(
     first, second = _numbers(axes[0]), _numbers(axes[1])
     if not first:
         return Table((), (), ((rows[0][0],),))
+    if not second and "related" in variables[0]:
+        return Table((), (), ((rows[0][0],),))
     if not second:  # one axis: all values in one row
         flat = tuple(value for row in rows for value in row)
         if "capacitance" in variables[0]:
@@ -338,6 +342,11 @@ def _table(
     if len(rows) == 1:
         flat = rows[0]
         rows = tuple(flat[i : i + len(second)] for i in range(0, len(flat), len(second)))
+    if variables[0] == "related_pin_transition" or "constraint" in group.kind:
+        clock_first = variables[0] == "related_pin_transition"
+        data, clock = (second, first) if clock_first else (first, second)
+        turned = tuple(zip(*rows, strict=True)) if clock_first else rows
+        return Table(_scaled(data, units.time_ns), _scaled(clock, units.time_ns), turned)
     if "capacitance" in variables[0]:
         turned = tuple(zip(*rows, strict=True))
         return Table(_scaled(second, units.time_ns), _scaled(first, units.capacitance_ff), turned)
