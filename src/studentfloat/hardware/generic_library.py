@@ -77,6 +77,8 @@ _GATES = (
 _FLOP_TRANSISTORS = 24  # two latches of transmission gates, and the clock's two inverters
 _FLOP_INPUT_EFFORT = 1.0
 _CLOCK_TO_OUTPUT = 6.0  # τ, parasitic: two inverters and two transmission gates
+_CLOCK_INSIDE = 8.0  # gates of four transmission gates and of one inverter, and parasitics
+_FLOP_INSIDE = 10.0  # both latches and the output inverter change with the output
 _SETUP = 5.0
 _HOLD = 0.0
 
@@ -122,6 +124,17 @@ def _arc(related: str, attributes: list[str], parasitic: float, drive: int) -> l
     return [*lines, "      }"]
 
 
+def _internal(indent: str, capacitance: float) -> list[str]:
+    """Energy of a transition of the output's own (parasitic) capacitance, in fJ."""
+    energy = capacitance * _VOLTAGE**2 / 2
+    return [
+        f"{indent}internal_power () {{",
+        f'{indent}  rise_power (scalar) {{ values ("{energy:.4f}"); }}',
+        f'{indent}  fall_power (scalar) {{ values ("{energy:.4f}"); }}',
+        f"{indent}}}",
+    ]
+
+
 def _cell(gate: _Gate) -> list[str]:
     pins = _pins(gate.function)
     lines = [f"  cell ({gate.name}) {{", f"    area : {gate.area:.4f};"]
@@ -138,6 +151,7 @@ def _cell(gate: _Gate) -> list[str]:
         extra = 1.0 if gate.stages == 2 and gate.size > 1 else 0.0
         attributes = [f"        timing_sense : {sense};"]
         lines += _arc(pin, attributes, gate.parasitic + extra * gate.size / 2, gate.size)
+    lines += _internal("      ", gate.parasitic * _CAPACITANCE_FF * gate.size)
     return [*lines, "    }", "  }"]
 
 
@@ -147,7 +161,9 @@ def _flop() -> list[str]:
         "  cell (DFF_X1) {",
         f"    area : {(_FLOP_TRANSISTORS / 2 + 1) / 3:.4f};",
         '    ff (IQ, IQN) { next_state : "D"; clocked_on : "CK"; }',
-        f"    pin (CK) {{ direction : input; clock : true; capacitance : {capacitance:.4f}; }}",
+        f"    pin (CK) {{ direction : input; clock : true; capacitance : {capacitance:.4f};",
+        *_internal("      ", _CLOCK_INSIDE * _CAPACITANCE_FF),
+        "    }",
         f"    pin (D) {{ direction : input; capacitance : {capacitance:.4f};",
     ]
     for kind, amount in (("setup_rising", _SETUP), ("hold_rising", _HOLD)):
@@ -161,7 +177,8 @@ def _flop() -> list[str]:
     lines += ["    }", "    pin (Q) {", "      direction : output;", '      function : "IQ";',
               "      max_capacitance : 100;"]  # fmt: skip
     attributes = ["        timing_type : rising_edge;", "        timing_sense : non_unate;"]
-    return [*lines, *_arc("CK", attributes, _CLOCK_TO_OUTPUT, 1), "    }", "  }"]
+    lines += _arc("CK", attributes, _CLOCK_TO_OUTPUT, 1)
+    return [*lines, *_internal("      ", _FLOP_INSIDE * _CAPACITANCE_FF), "    }", "  }"]
 
 
 @lru_cache(maxsize=1)

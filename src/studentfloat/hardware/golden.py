@@ -13,7 +13,7 @@ from studentfloat.hardware.operands import Operand, signed_width
 from studentfloat.hardware.units import Unit
 from studentfloat.hardware.verilog import literal, module, signed_literal, vector
 
-__all__ = ["mac_model", "product_lines", "product_table"]
+__all__ = ["lane_model", "mac_model", "product_lines", "product_table", "tree_model"]
 
 _LARGEST_TABLE_BITS = 8
 
@@ -78,7 +78,8 @@ def product_lines(a: Operand, b: Operand, name: str, code_a: str, code_b: str) -
 def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = None) -> str:
     """Model of a multiply-accumulate unit.
 
-    Its output ``valid`` is false for codes that stand for no number.
+    Also of a systolic array of one element: it holds back the codes for a clock cycle.
+    The output ``valid`` is false for codes that stand for no number.
 
     Parameters
     ----------
@@ -88,9 +89,17 @@ def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = No
     """
     a, b, width = unit.a, unit.b, unit.accumulator_bits
     wrong = "1'b0"
+    late = unit.latency > 1
+    taken_a, taken_b = ("late_a", "late_b") if late else ("a", "b")
+    held = [
+        f"reg {vector(a.bits)}late_a;",
+        f"reg {vector(b.bits)}late_b;",
+        "always @(posedge clk) {late_a, late_b} <= {a, b};",
+    ]
     if wrong_entry is not None:
         wrong = (
-            f"(a == {literal(wrong_entry[0], a.bits)}) & (b == {literal(wrong_entry[1], b.bits)})"
+            f"({taken_a} == {literal(wrong_entry[0], a.bits)}) & "
+            f"({taken_b} == {literal(wrong_entry[1], b.bits)})"
         )
     return module(
         name,
@@ -103,9 +112,63 @@ def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = No
             ("output wire", "valid", 1),
         ],
         [
-            *product_lines(a, b, "product", "a", "b"),
+            *(held if late else ()),
+            *product_lines(a, b, "product", taken_a, taken_b),
             f"wire signed [1:0] error = {{1'b0, {wrong}}};",
             f"always @(posedge clk) acc <= clear ? {width}'sd0 : acc + product + error;",
             f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
+        ],
+    )
+
+
+def lane_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = None) -> str:
+    """Model of one lane of a dot product: the product itself."""
+    a, b = unit.a, unit.b
+    wrong = "1'b0"
+    if wrong_entry is not None:
+        wrong = (
+            f"(a == {literal(wrong_entry[0], a.bits)}) & (b == {literal(wrong_entry[1], b.bits)})"
+        )
+    width = a.signed_bits + b.signed_bits + 1
+    return module(
+        name,
+        [
+            ("input  wire", "a", a.bits),
+            ("input  wire", "b", b.bits),
+            ("output wire signed", "expected", width),
+            ("output wire", "valid", 1),
+        ],
+        [
+            *product_lines(a, b, "product", "a", "b"),
+            f"wire signed [1:0] error = {{1'b0, {wrong}}};",
+            "assign expected = product + error;",
+            f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
+        ],
+    )
+
+
+def tree_model(unit: Unit, name: str, addend_bits: int) -> str:
+    """Model of the adder tree and accumulator: the plain sum, in order, of what lanes give."""
+    width = unit.accumulator_bits
+    lines = [f"wire signed [{width - 1}:0] sum0 = acc;"]
+    for i in range(unit.lanes):
+        addend = f"addends[{i * addend_bits} +: {addend_bits}]"
+        lines += [
+            f"wire signed [{addend_bits - 1}:0] addend{i} = {addend};",
+            f"wire signed [1:0] carry{i} = {{1'b0, carries[{i}]}};",
+            f"wire signed [{width - 1}:0] sum{i + 1} = sum{i} + addend{i} + carry{i};",
+        ]
+    return module(
+        name,
+        [
+            ("input  wire", "clk", 1),
+            ("input  wire", "clear", 1),
+            ("input  wire", "addends", addend_bits * unit.lanes),
+            ("input  wire", "carries", unit.lanes),
+            ("output reg signed", "acc", width),
+        ],
+        [
+            *lines,
+            f"always @(posedge clk) acc <= clear ? {width}'sd0 : sum{unit.lanes};",
         ],
     )
