@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from studentfloat.hardware.multipliers import product_range
 from studentfloat.hardware.operands import Operand, signed_width
 from studentfloat.hardware.units import Unit
 from studentfloat.hardware.verilog import literal, module, signed_literal, vector
 
-__all__ = ["lane_model", "mac_model", "product_lines", "product_table", "tree_model"]
+__all__ = ["lane_model", "mac_model", "product_table", "sum_model"]
 
 _LARGEST_TABLE_BITS = 8
 
@@ -54,9 +55,7 @@ def _value_function(operand: Operand, name: str) -> list[str]:
 
 def product_lines(a: Operand, b: Operand, name: str, code_a: str, code_b: str) -> list[str]:
     """Declare the signed wire or register `name`, the product of two codes."""
-    low = min(x * y for x in (a.minimum, a.maximum) for y in (b.minimum, b.maximum))
-    high = max(x * y for x in (a.minimum, a.maximum) for y in (b.minimum, b.maximum))
-    width = signed_width(low, high)
+    width = signed_width(*product_range(a, b))
     if a.bits + b.bits > _LARGEST_TABLE_BITS:
         return [
             *_value_function(a, f"{name}_value_a"),
@@ -121,54 +120,68 @@ def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = No
     )
 
 
-def lane_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = None) -> str:
-    """Model of one lane of a dot product: the product itself."""
+def lane_model(unit: Unit, name: str) -> str:
+    """Model of one lane: the product itself, of 1 + both widths, and ``valid``."""
     a, b = unit.a, unit.b
-    wrong = "1'b0"
-    if wrong_entry is not None:
-        wrong = (
-            f"(a == {literal(wrong_entry[0], a.bits)}) & (b == {literal(wrong_entry[1], b.bits)})"
-        )
-    width = a.signed_bits + b.signed_bits + 1
     return module(
         name,
         [
             ("input  wire", "a", a.bits),
             ("input  wire", "b", b.bits),
-            ("output wire signed", "expected", width),
+            ("output wire signed", "expected", a.signed_bits + b.signed_bits + 1),
             ("output wire", "valid", 1),
         ],
         [
             *product_lines(a, b, "product", "a", "b"),
-            f"wire signed [1:0] error = {{1'b0, {wrong}}};",
-            "assign expected = product + error;",
+            "assign expected = product;",
             f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
         ],
     )
 
 
-def tree_model(unit: Unit, name: str, addend_bits: int) -> str:
-    """Model of the adder tree and accumulator: the plain sum, in order, of what lanes give."""
-    width = unit.accumulator_bits
-    lines = [f"wire signed [{width - 1}:0] sum0 = acc;"]
+def sum_model(unit: Unit, name: str) -> str:
+    """Model of adder tree and accumulator: the plain sum of what the lanes give.
+
+    ``valid`` holds where every lane's addend and carry make a number within the range of
+    products, which :func:`lane_model` promises.
+    """
+    width, bits = unit.accumulator_bits, unit.addend_bits
+    low, high = product_range(unit.a, unit.b)
+    zero = "1'b0"
+    lines = []
     for i in range(unit.lanes):
-        addend = f"addends[{i * addend_bits} +: {addend_bits}]"
+        carry = (f"carries[{i}]" if unit.lanes > 1 else "carries") if unit.has_carry else zero
         lines += [
-            f"wire signed [{addend_bits - 1}:0] addend{i} = {addend};",
-            f"wire signed [1:0] carry{i} = {{1'b0, carries[{i}]}};",
-            f"wire signed [{width - 1}:0] sum{i + 1} = sum{i} + addend{i} + carry{i};",
+            f"wire signed [{bits - 1}:0] addend{i} = addends[{i * bits} +: {bits}];",
+            f"wire signed [1:0] carry{i} = {{1'b0, {carry}}};",
+            f"wire signed [{bits}:0] term{i} = addend{i} + carry{i};",
+            f"wire valid{i} = (term{i} >= {signed_literal(low, bits + 1)}) & "
+            f"(term{i} <= {signed_literal(high, bits + 1)});",
         ]
+    # Pairwise, each carry with its lane's first adder but one: the solver needs the sums between
+    # to be the same numbers, though not the same gates.
+    level = [(f"addend{i}", f"carry{i}") for i in range(unit.lanes)]
+    while len(level) > 1:
+        following = []
+        for (left, pending), (right, later) in zip(level[::2], level[1::2], strict=False):
+            total = f"{left}_{right}"
+            lines.append(f"wire signed [{width - 1}:0] {total} = {left} + {right} + {pending};")
+            following.append((total, later))
+        level = following + (level[-1:] if len(level) % 2 else [])
+    total = f"acc + {level[0][0]} + {level[0][1]}"
     return module(
         name,
         [
             ("input  wire", "clk", 1),
             ("input  wire", "clear", 1),
-            ("input  wire", "addends", addend_bits * unit.lanes),
+            ("input  wire", "addends", bits * unit.lanes),
             ("input  wire", "carries", unit.lanes),
             ("output reg signed", "acc", width),
+            ("output wire", "valid", 1),
         ],
         [
             *lines,
-            f"always @(posedge clk) acc <= clear ? {width}'sd0 : sum{unit.lanes};",
+            f"always @(posedge clk) acc <= clear ? {width}'sd0 : {total};",
+            f"assign valid = {' & '.join(f'valid{i}' for i in range(unit.lanes))};",
         ],
     )

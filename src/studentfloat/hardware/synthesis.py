@@ -83,13 +83,19 @@ class SynthesisResult:
 
     Attributes
     ----------
+    netlist
+        Flat.
     verilog
-        The mapped netlist as Verilog, for proof and for reading.
+        The flat netlist as Verilog, for proof and for reading.
+    modular_verilog, modular_json
+        The netlist with the modules kept apart that were asked to be.
     """
 
     recipe: Recipe
     netlist: Netlist
     verilog: str
+    modular_verilog: str
+    modular_json: str
 
 
 def generic_library() -> Library:
@@ -146,9 +152,20 @@ def recipe_commands(recipe: Recipe, options: str, script: str) -> list[str]:
 
 
 def synthesize(
-    verilog: str, top: str, library: Library, recipes: Sequence[Recipe] = AREA_RECIPES
+    verilog: str,
+    top: str,
+    library: Library,
+    recipes: Sequence[Recipe] = AREA_RECIPES,
+    *,
+    keep: Sequence[str] = (),
+    timeout_s: float = 600.0,
 ) -> list[SynthesisResult]:
     """Synthesize one design by several recipes, in one run of Yosys.
+
+    Parameters
+    ----------
+    keep
+        Modules whose boundaries stay while gates are chosen; all others are dissolved first.
 
     Raises
     ------
@@ -161,22 +178,34 @@ def synthesize(
         options = library_options(library, paths)
         (directory / "design.v").write_text(verilog, encoding="utf-8")
         (directory / "ripple.v").write_text(_RIPPLE, encoding="utf-8")
-        commands = [*read_cells(paths), *front_end("design.v", top), "flatten"]
+        marks = [f"setattr -mod -set keep_hierarchy 1 {kept}" for kept in keep]
+        commands = [*read_cells(paths), *front_end("design.v", top), *marks, "flatten"]
         commands.append("design -save elaborated")
         for i, recipe in enumerate(recipes):
             (directory / f"{i}.abc").write_text("\n".join(recipe.abc) + "\n", encoding="utf-8")
             commands += [
                 "design -load elaborated",
                 *recipe_commands(recipe, options, f"{i}.abc"),
+                f"write_json {i}.modular.json",
+                f"write_verilog -noattr {i}.modular.v",
+                *(f"setattr -mod -unset keep_hierarchy {kept}" for kept in keep),
+                "flatten",
+                "opt_clean -purge",
                 f"write_json {i}.json",
                 f"write_verilog -noattr {i}.v",
             ]
-        run_yosys(commands, directory)
+        run_yosys(commands, directory, timeout_s)
+
+        def read(file: str) -> str:
+            return (directory / file).read_text(encoding="utf-8")
+
         return [
             SynthesisResult(
                 recipe,
-                netlist_from_json((directory / f"{i}.json").read_text(), top, library),
-                (directory / f"{i}.v").read_text(),
+                netlist_from_json(read(f"{i}.json"), top, library),
+                read(f"{i}.v"),
+                read(f"{i}.modular.v"),
+                read(f"{i}.modular.json"),
             )
             for i, recipe in enumerate(recipes)
         ]

@@ -316,25 +316,29 @@ def _sum_module(
     bits = signed_width(low, high)
     has_carry = not multiplier.signed
     lines: list[str] = []
-    level = [(f"addends[{i * bits} +: {bits}]", 1, bits) for i in range(lanes)]
+    # Text, number of lanes, width, and the one lane whose carry is still to be added.
+    level = [(f"addends[{i * bits} +: {bits}]", 1, bits, i) for i in range(lanes)]
     if lanes == 1:
-        level = [("addends", 1, bits)]
-    carries = iter(range(lanes))
+        level = [("addends", 1, bits, 0)]
     depth = 0
     while len(level) > 1:
         depth += 1
         following = []
         for k in range(0, len(level) - 1, 2):
-            count = level[k][1] + level[k + 1][1]
+            (left, count_left, bits_left, pending), right = level[k], level[k + 1]
+            count = count_left + right[1]
             size = signed_width(low * count, high * count)
             sum_name = f"sum{depth}_{k // 2}"
-            carry = f"carries[{next(carries)}]" if has_carry else ""
-            lines += _adder(sum_name, str(size), size, level[k], level[k + 1], carry)
-            following.append((sum_name, count, size))
+            carry = f"carries[{pending}]" if has_carry else ""
+            operands = (left, bits_left), (right[0], right[2])
+            lines += _adder(sum_name, str(size), size, *operands, carry)
+            following.append((sum_name, count, size, right[3]))
         level = following + (level[-1:] if len(level) % 2 else [])
-    last = f"carries[{next(carries)}]" if has_carry and lanes > 1 else "carries"
-    accumulator = ("acc", 0, width)
-    lines += _adder("total", "ACC_BITS", width, accumulator, level[0], last if has_carry else "")
+    text, _, size, pending = level[0]
+    last = f"carries[{pending}]" if lanes > 1 else "carries"
+    lines += _adder(
+        "total", "ACC_BITS", width, ("acc", width), (text, size), last if has_carry else ""
+    )
     lines.append("always @(posedge clk) acc <= clear ? {ACC_BITS{1'b0}} : total;")
     carry_ports: list[Port] = [("input  wire", "carries", lanes)] if has_carry else []
     return module(
@@ -356,13 +360,13 @@ def _adder(
     name: str,
     shown: str,
     size: int,
-    left: tuple[str, int, int],
-    right: tuple[str, int, int],
+    left: tuple[str, int],
+    right: tuple[str, int],
     carry: str,
 ) -> list[str]:
     """One adder; a spare low bit takes the carry in."""
     top = "ACC_BITS-1" if shown == "ACC_BITS" else str(size - 1)
-    x, y = (_widened(text, bits, size, shown) for text, _, bits in (left, right))
+    x, y = (_widened(text, bits, size, shown) for text, bits in (left, right))
     if not carry:
         return [f"wire [{top}:0] {name} = {_braced(x)} + {_braced(y)};"]
     return [
