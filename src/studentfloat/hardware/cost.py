@@ -16,6 +16,7 @@ from studentfloat.errors import ConfigError, FormatError
 from studentfloat.formats import Format, get_format
 from studentfloat.hardware.cache import ContentCache, content_key, library_digest
 from studentfloat.hardware.decoders import UnavailableError
+from studentfloat.hardware.dequantizer import Dequantizer, dequantizer, prove_dequantizer
 from studentfloat.hardware.energy import CodePairs, code_pairs, energy_per_cycle
 from studentfloat.hardware.generic_library import generic_liberty
 from studentfloat.hardware.liberty import Library, read_libraries
@@ -52,8 +53,8 @@ __all__ = ["UNITS", "Progress", "cost", "load_library"]
 UNITS = ("mac", "dotN", "systolic", "dequantizer")
 """Kinds of unit; N is a number of lanes."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is."""
+Progress = Callable[[float, str], None]
+"""Called with the share that is done, 0 to 1, and what is being done."""
 
 _METHOD_VERSION = 1
 """Part of every cache key: raise it when a figure would come out differently."""
@@ -100,6 +101,7 @@ class _Setting:
     recipes: tuple[Recipe, ...]
     prove: bool
     tool: str
+    scale_type: str
 
 
 def cost(
@@ -107,6 +109,7 @@ def cost(
     *,
     unit: str = "mac",
     activations: str | Format | None = None,
+    scale_type: str = "bf16",
     dot_length: int = DEFAULT_DOT_LENGTH,
     lookup_bits: Sequence[int] = LOOKUP_BITS,
     library: Library | Sequence[str | os.PathLike[str]] | None = None,
@@ -129,6 +132,8 @@ def cost(
     activations
         The other operand: ``int8``, ``fp8`` (E4M3), ``int16``, ``fp16`` or any
         format; by default the format itself.
+    scale_type
+        Of a dequantizer's scale and result: ``bf16`` or ``fp16``.
     dot_length
         Terms that the accumulator holds without overflow.
     library
@@ -163,6 +168,7 @@ def cost(
         AREA_RECIPES,
         prove,
         yosys_version(),
+        scale_type,
     )
     wanted = _jobs(resolved, activations, lookup_bits, code_histograms or {})
     base = _jobs([get_format("int4")], activations, lookup_bits, {})[0]
@@ -199,6 +205,8 @@ def _notes(setting: _Setting, library: Library) -> tuple[str, ...]:
     notes = ["after synthesis: no placement, no wires, no clock tree"]
     if library.area_unit == "GE":
         notes.append("built-in library: gate equivalents, relative; ns and fJ only in ratio")
+    if setting.kind == "dequantizer":
+        notes.append(f"one {setting.scale_type} value per clock cycle; energy is not measured")
     if setting.kind == "systolic":
         notes.append(f"decoders shared over an array of {ARRAY_SIDE} x {ARRAY_SIDE}")
     return tuple(notes)
@@ -245,11 +253,11 @@ def _run(
         with lock:
             done += 1
             if progress:
-                progress(job.name, done, len(work))
+                progress(done / len(work), f"synthesis and proof ({job.name} done)")
         return row
 
     if progress:
-        progress("synthesis", 0, len(work))
+        progress(0.0, "synthesis and proof")
     # Yosys runs in processes of its own, so threads are enough.
     executor = ThreadPoolExecutor(max_workers=max(1, min(workers, len(work))))
     try:
@@ -272,7 +280,7 @@ def _cached_row(job: _Job, setting: _Setting, cache: ContentCache | None) -> Har
         a=job.a,
         b=job.b,
         name=(job.name, job.format),
-        verilog=[unit.verilog for unit in _candidates(job, setting)],
+        verilog=[unit.verilog for unit in _designs(job, setting)],
         pairs=None if job.pairs is None else job.pairs.tolist(),
         dot_length=setting.dot_length,
         library=setting.library_key,
@@ -296,6 +304,12 @@ def _row_from_json(data: dict[str, object]) -> HardwareCost:
         area_split=AreaSplit(**split) if isinstance(split, dict) else None,
         candidates=tuple(Candidate(**candidate) for candidate in candidates),
     )
+
+
+def _designs(job: _Job, setting: _Setting) -> Sequence[Unit | Dequantizer]:
+    if setting.kind == "dequantizer":
+        return [dequantizer(job.a, setting.scale_type)]
+    return _candidates(job, setting)
 
 
 def _candidates(job: _Job, setting: _Setting) -> list[Unit]:
@@ -335,7 +349,52 @@ def _area(unit: Unit, result: SynthesisResult, library: Library) -> float:
     return element + (result.netlist.area - element) / ARRAY_SIDE
 
 
+def _dequantizer_row(job: _Job, setting: _Setting) -> HardwareCost:
+    library = setting.library
+    unit = dequantizer(job.a, setting.scale_type)
+    results = synthesize(unit.verilog, unit.top, library, setting.recipes)
+    result = min(results, key=lambda one: one.netlist.area)
+    areas = [one.netlist.area for one in results]
+    (apart,) = synthesize(
+        unit.verilog, unit.top, library, [result.recipe], keep=(unit.decoder.name,)
+    )
+    parts = area_by_module(apart.modular_json, unit.top, library)
+    timing = analyze_timing(result.netlist)
+    proof = Proof(False, "", "not asked for")
+    if setting.prove:
+        proof = prove_dequantizer(unit, result.netlist)
+    return HardwareCost(
+        name=job.name,
+        format=job.format,
+        lookup_bits=job.a.lookup_bits,
+        architecture="normalized",
+        recipe=result.recipe.name,
+        area=min(areas),
+        area_unit=library.area_unit,
+        area_spread=(max(areas) - min(areas)) / 2,
+        area_relative_to_int4=None,
+        area_split=AreaSplit(
+            decoder=parts.get(unit.decoder.name, (0.0, 0.0))[0],
+            multiplier=parts[unit.top][0],
+            adder=0.0,
+            register=parts[unit.top][1],
+        ),
+        delay_ns=timing.delay_ns,
+        energy_fj=None,
+        energy_real_fj=None,
+        accumulator_bits=None,
+        proved=proof.proved,
+        proof=proof.method if proof.proved else proof.detail,
+        cells=len(result.netlist.instances),
+        candidates=tuple(
+            Candidate("normalized", one.recipe.name, one.netlist.area) for one in results
+        ),
+    )
+
+
 def _row(job: _Job, setting: _Setting) -> HardwareCost:
+    if setting.kind == "dequantizer":
+        return _dequantizer_row(job, setting)
     library = setting.library
     tried: list[tuple[float, Unit, SynthesisResult]] = []
 

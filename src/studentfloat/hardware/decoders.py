@@ -17,6 +17,7 @@ __all__ = [
     "magnitude_support",
     "sign_decoder",
     "sign_magnitude_decoder",
+    "tabulated_decoder",
     "twos_complement_decoder",
 ]
 
@@ -71,7 +72,7 @@ def _scale(operand: Operand) -> str:
 
 def twos_complement_decoder(operand: Operand) -> Decoder:
     """Code to ``number``, the integer in two's complement."""
-    return _tabulated(
+    return tabulated_decoder(
         f"{operand.identifier}_to_integer",
         operand,
         {"number": (operand.signed_bits, operand.integers)},
@@ -86,14 +87,14 @@ def sign_magnitude_decoder(operand: Operand) -> Decoder:
         return _negating(name, operand)
     magnitudes = [None if value is None else abs(value) for value in operand.integers]
     words = {"sign": _signs(operand), "magnitude": (operand.magnitude_bits, magnitudes)}
-    return _tabulated(
+    return tabulated_decoder(
         name, operand, words, f"{operand.name} code to sign and magnitude ({_scale(operand)})."
     )
 
 
 def sign_decoder(operand: Operand) -> Decoder:
     """Code to ``sign`` alone."""
-    return _tabulated(
+    return tabulated_decoder(
         f"{operand.identifier}_to_sign",
         operand,
         {"sign": _signs(operand)},
@@ -123,7 +124,7 @@ def float_decoder(operand: Operand) -> Decoder:
         "significand": (width, significands),
         "shift": (shift_bits, shifts),
     }
-    return _tabulated(
+    return tabulated_decoder(
         f"{operand.identifier}_to_float",
         operand,
         words,
@@ -167,7 +168,7 @@ def _negating(name: str, operand: Operand) -> Decoder:
     return Decoder(name, outputs, text)
 
 
-def _tabulated(name: str, operand: Operand, words: Mapping[str, Word], comment: str) -> Decoder:
+def tabulated_decoder(name: str, operand: Operand, words: Mapping[str, Word], comment: str) -> Decoder:
     """A decoder whose bits are wires where they can be, and tables over few bits elsewhere."""
     ports = [("input  wire", "code", operand.bits)]
     body: list[str] = []
