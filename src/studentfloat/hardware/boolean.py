@@ -62,9 +62,7 @@ def reduce_bit(column: npt.NDArray[np.int8], input_bits: int) -> BitFunction:
         0, 1 or -1 (does not matter) for each input, of shape ``(2**input_bits,)``.
     """
     orders = (range(input_bits), range(input_bits - 1, -1, -1))
-    return min(
-        (_drop(column, input_bits, order) for order in orders), key=lambda f: len(f.support)
-    )
+    return min((_drop(column, input_bits, order) for order in orders), key=lambda f: len(f.support))
 
 
 def _drop(column: npt.NDArray[np.int8], input_bits: int, order: Sequence[int]) -> BitFunction:

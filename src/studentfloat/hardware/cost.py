@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -48,7 +49,7 @@ from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, Unit, dot, mac, systolic_array
 from studentfloat.hardware.yosys import yosys_version
 
-__all__ = ["UNITS", "Progress", "cost", "load_library"]
+__all__ = ["UNITS", "Progress", "cost", "load_library", "unit_verilog"]
 
 UNITS = ("mac", "dotN", "systolic", "dequantizer")
 """Kinds of unit; N is a number of lanes."""
@@ -180,7 +181,9 @@ def cost(
         progress,
     )
     int4 = rows[-1].area
-    finished = [dataclasses.replace(row, area_relative_to_int4=row.area / int4) for row in rows[:-1]]
+    finished = [
+        dataclasses.replace(row, area_relative_to_int4=row.area / int4) for row in rows[:-1]
+    ]
     shown = activations.name if isinstance(activations, Format) else activations
     return HardwareTable(
         unit=unit,
@@ -188,10 +191,26 @@ def cost(
         area_unit=read.area_unit,
         activations=shown,
         dot_length=dot_length,
+        scale_type=scale_type,
         formats=tuple(finished),
         versions={"pyosys": setting.tool},
         notes=_notes(setting, read),
     )
+
+
+def unit_verilog(number_format: Format, row: HardwareCost, table: HardwareTable) -> str:
+    """Verilog of the unit that a row of a table is about.
+
+    Parameters
+    ----------
+    number_format
+        The row's format.
+    """
+    a = operand_from_format(number_format, row.lookup_bits)
+    if table.unit == "dequantizer":
+        return dequantizer(a, table.scale_type).verilog
+    b = a if table.activations is None else resolve_operand(table.activations)
+    return _build(a, b, row.architecture, table.unit, table.dot_length).verilog
 
 
 def _check_unit(unit: str) -> str:
@@ -208,6 +227,7 @@ def _notes(setting: _Setting, library: Library) -> tuple[str, ...]:
     if setting.kind == "dequantizer":
         notes.append(f"one {setting.scale_type} value per clock cycle; energy is not measured")
     if setting.kind == "systolic":
+        notes.append("energy of one element with decoders of its own")
         notes.append(f"decoders shared over an array of {ARRAY_SIDE} x {ARRAY_SIDE}")
     return tuple(notes)
 
@@ -316,10 +336,8 @@ def _candidates(job: _Job, setting: _Setting) -> list[Unit]:
     """The unit in every architecture that the operands lend themselves to."""
     units = []
     for architecture in ARCHITECTURES:
-        try:
+        with contextlib.suppress(UnavailableError):
             units.append(_build(job.a, job.b, architecture, setting.kind, setting.dot_length))
-        except UnavailableError:
-            continue
     return units
 
 
@@ -399,8 +417,8 @@ def _row(job: _Job, setting: _Setting) -> HardwareCost:
     tried: list[tuple[float, Unit, SynthesisResult]] = []
 
     def attempt(unit: Unit, recipes: Sequence[Recipe]) -> None:
-        for result in synthesize(unit.verilog, unit.top, library, recipes, keep=_kept(unit)):
-            tried.append((_area(unit, result, library), unit, result))
+        results = synthesize(unit.verilog, unit.top, library, recipes, keep=_kept(unit))
+        tried.extend((_area(unit, result, library), unit, result) for result in results)
 
     for unit in _candidates(job, setting):
         attempt(unit, setting.recipes[:1])
@@ -461,9 +479,7 @@ def _prove(unit: Unit, result: SynthesisResult, library: Library) -> Proof:
     """Prove a unit as written and as mapped; as a whole, or its lanes and its sum."""
     bits = unit.a.bits + unit.b.bits
     if not _kept(unit) or unit.kind == "systolic":
-        return _all(
-            prove_unit(unit), prove_unit(unit, verilog=result.verilog, library=library)
-        )
+        return _all(prove_unit(unit), prove_unit(unit, verilog=result.verilog, library=library))
     own = area_by_module(result.modular_json, unit.top, library).get(unit.top)
     if own:
         return Proof(False, "", "logic outside of lanes and sum")

@@ -168,7 +168,9 @@ def _negating(name: str, operand: Operand) -> Decoder:
     return Decoder(name, outputs, text)
 
 
-def tabulated_decoder(name: str, operand: Operand, words: Mapping[str, Word], comment: str) -> Decoder:
+def tabulated_decoder(
+    name: str, operand: Operand, words: Mapping[str, Word], comment: str
+) -> Decoder:
     """A decoder whose bits are wires where they can be, and tables over few bits elsewhere."""
     ports = [("input  wire", "code", operand.bits)]
     body: list[str] = []

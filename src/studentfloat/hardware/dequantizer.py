@@ -16,7 +16,7 @@ from studentfloat.hardware.proof import Proof
 from studentfloat.hardware.simulation import next_states, pack, settle, unpack
 from studentfloat.hardware.verilog import literal, module, place, vector
 
-__all__ = ["FLOATS", "Dequantizer", "FloatType", "dequantizer", "dequantize", "prove_dequantizer"]
+__all__ = ["FLOATS", "Dequantizer", "FloatType", "dequantize", "dequantizer", "prove_dequantizer"]
 
 _CHUNK = 1 << 18
 
@@ -32,7 +32,7 @@ class FloatType:
     @property
     def highest_exponent(self) -> int:
         """Exponent field of infinity and NaN."""
-        return 2**self.exponent_bits - 1
+        return (1 << self.exponent_bits) - 1
 
     @property
     def bias(self) -> int:
@@ -154,7 +154,8 @@ def _body(kind: FloatType, decoder: Decoder) -> list[str]:
         "    value <= nothing ? 16'b0",
         f"        : overflow ? {{sign ^ scale[15], {{{kind.exponent_bits}{{1'b1}}}}, "
         f"{fraction}'b0}}",
-        f"        : {{sign ^ scale[15], sum[{kind.exponent_bits - 1}:0], rounded[{fraction - 1}:0]}};",
+        f"        : {{sign ^ scale[15], sum[{kind.exponent_bits - 1}:0], "
+        f"rounded[{fraction - 1}:0]}};",
     ]
     return lines
 

@@ -130,12 +130,12 @@ def _energy(
         total += load * library.voltage**2 / 2 * (2.0 if net in clocks else counts.get(net, 0.0))
     for instance in netlist.instances:
         for pin in instance.cell.pins.values():
-            net = instance.nets.get(pin.name)
-            if net is None or not pin.energy:
+            node = instance.nets.get(pin.name)
+            if node is None or not pin.energy:
                 continue
-            transitions = 2.0 if net in clocks else counts.get(net, 0.0)
-            slew = timing.slews_ns.get(net, 0.0)
-            load = netlist.loads_ff.get(net, 0.0)
+            transitions = 2.0 if node in clocks else counts.get(node, 0.0)
+            slew = timing.slews_ns.get(node, 0.0)
+            load = netlist.loads_ff.get(node, 0.0)
             # One table for each related pin: which of them caused it is not tracked, so the mean.
             energies = [_mean(tables, slew, load) for _, tables in pin.energy]
             total += transitions * sum(energies) / len(energies)

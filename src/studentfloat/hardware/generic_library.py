@@ -17,7 +17,7 @@ __all__ = ["NAME", "TAU_NS", "generic_liberty"]
 
 NAME = "generic"
 TAU_NS = 0.004
-"""Delay of an inverter that drives one copy of itself, less its parasitic delay: so FO4 is 20 ps."""
+"""Delay of an inverter that drives one copy of itself, without parasitics: FO4 is 20 ps."""
 
 _CAPACITANCE_FF = 1.0
 """Input of the smallest inverter."""
@@ -170,9 +170,7 @@ def _flop() -> list[str]:
         lines.append(f'      timing () {{ related_pin : "CK"; timing_type : {kind};')
         for edge in ("rise", "fall"):
             value = f"{amount * TAU_NS:.6f}"
-            lines.append(
-                f'        {edge}_constraint (scalar) {{ values ("{value}"); }}'
-            )
+            lines.append(f'        {edge}_constraint (scalar) {{ values ("{value}"); }}')
         lines.append("      }")
     lines += ["    }", "    pin (Q) {", "      direction : output;", '      function : "IQ";',
               "      max_capacitance : 100;"]  # fmt: skip

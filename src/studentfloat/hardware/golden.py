@@ -65,7 +65,11 @@ def product_lines(a: Operand, b: Operand, name: str, code_a: str, code_b: str) -
             f"wire signed [{a.signed_bits + b.signed_bits - 1}:0] {name} = {name}_a * {name}_b;",
         ]
     table = product_table(a, b)
-    lines = [f"reg signed [{width - 1}:0] {name};", "always @*", f"    case ({{{code_a}, {code_b}}})"]
+    lines = [
+        f"reg signed [{width - 1}:0] {name};",
+        "always @*",
+        f"    case ({{{code_a}, {code_b}}})",
+    ]
     for i in range(table.shape[0]):
         for j in range(table.shape[1]):
             if table[i, j] is not None:

@@ -142,16 +142,15 @@ class Library:
 
 def _tokens(text: str, where: str) -> Iterator[str]:
     position = 0
-    for match in iter(lambda: _TOKEN.match(text, position), None):
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            line = text.count("\n", 0, position) + 1
+            said = text[position : position + 20]
+            raise FailureError(f"{where}, line {line}: not Liberty from {said!r}")
         position = match.end()
-        kind = match.lastgroup
-        if kind:
-            yield match.group(kind)
-        if position == len(text):
-            return
-    if text:
-        line = text.count("\n", 0, position) + 1
-        raise FailureError(f"{where}, line {line}: not Liberty from {text[position:position + 20]!r}")
+        if match.lastgroup:
+            yield match.group(match.lastgroup)
 
 
 def _unquoted(token: str) -> str:
@@ -321,9 +320,7 @@ def _table(
             template.complex.get(f"index_{i}") if template else None
         )
         axes[i - 1] = ",".join(source) if source else ""
-    variables = [
-        (template.attributes.get(f"variable_{i}", "") if template else "") for i in (1, 2)
-    ]
+    variables = [(template.attributes.get(f"variable_{i}", "") if template else "") for i in (1, 2)]
     rows = tuple(
         tuple(value * scale for value in _numbers(row)) for row in group.complex.get("values", ())
     )
@@ -391,22 +388,17 @@ def _cell(group: Group, units: _Units, templates: Mapping[str, Group]) -> Cell:
 
 
 def _pin(name: str, group: Group, units: _Units, templates: Mapping[str, Group]) -> Pin:
-    arcs = []
+    arcs: list[Arc] = []
     for timing in group.each("timing"):
         tables = {}
         for table in timing.each(*_DELAYS, *_CONSTRAINTS):
             read = _table(table, templates, units, units.time_ns)
             if read:
                 tables[table.kind] = read
-        for related in timing.attributes.get("related_pin", "").split():
-            arcs.append(
-                Arc(
-                    related,
-                    timing.attributes.get("timing_sense", "non_unate"),
-                    timing.attributes.get("timing_type", "combinational"),
-                    tables,
-                )
-            )
+        sense = timing.attributes.get("timing_sense", "non_unate")
+        kind = timing.attributes.get("timing_type", "combinational")
+        related = timing.attributes.get("related_pin", "").split()
+        arcs += [Arc(one, sense, kind, tables) for one in related]
     energy = []
     for power in group.each("internal_power"):
         tables = {}

@@ -170,8 +170,8 @@ def _sign_magnitude(a: Operand, b: Operand) -> Multiplier:
     ]
     name = _stem(a, b, "multiply_sign_magnitude")
     text = _magnitude_module(
-        name, decoder_a, decoder_b, width, _sum(rows, width, "magnitude"),
-        ["Product of the magnitudes, a row for each bit of b, and its sign."],
+        name, decoder_a, decoder_b, width, body=_sum(rows, width, "magnitude"),
+        comment=["Product of the magnitudes, a row for each bit of b, and its sign."],
     )  # fmt: skip
     return Multiplier("sign-magnitude", decoder_a, decoder_b, name, text, width, signed=False)
 
@@ -213,8 +213,8 @@ def _float(a: Operand, b: Operand) -> Multiplier:
         body.append("assign magnitude = shifted;")
     name = _stem(a, b, "multiply_float")
     text = _magnitude_module(
-        name, decoder_a, decoder_b, width, body,
-        ["Product of the significands, shifted by the sum of the exponents, and its sign."],
+        name, decoder_a, decoder_b, width, body=body,
+        comment=["Product of the significands, shifted by the sum of the exponents, and its sign."],
     )  # fmt: skip
     return Multiplier("float", decoder_a, decoder_b, name, text, width, signed=False)
 
@@ -246,8 +246,8 @@ def _shift_add(a: Operand, b: Operand) -> Multiplier:
         rows.append(" | ".join(terms))
     name = _stem(a, b, "multiply_shift_add")
     text = _magnitude_module(
-        name, decoder_a, decoder_b, width, _sum(rows, width, "magnitude"),
-        [f"Product of the magnitudes: bits of {selector[0]} that never occur together",
+        name, decoder_a, decoder_b, width, body=_sum(rows, width, "magnitude"),
+        comment=[f"Product of the magnitudes: bits of {selector[0]} that never occur together",
          "share a row, which is then a choice among shifts."],
     )  # fmt: skip
     return Multiplier("shift-add", decoder_a, decoder_b, name, text, width, signed=False)
@@ -332,7 +332,9 @@ def _magnitude_table(a: Operand, b: Operand) -> Multiplier:
             ("output wire", "negative", 1),
         ],
         body,
-        comment=["Every product of magnitudes, by the bits of the codes that matter; and its sign."],
+        comment=[
+            "Every product of magnitudes, by the bits of the codes that matter; and its sign."
+        ],
     )
     decoders = {decoder_a.name: decoder_a.text, decoder_b.name: decoder_b.text}
     text = "\n".join([*decoders.values(), table])
@@ -358,7 +360,13 @@ def _product_magnitude_bits(a: Operand, b: Operand) -> int:
 
 
 def _magnitude_module(
-    name: str, a: Decoder, b: Decoder, width: int, body: Sequence[str], comment: Sequence[str]
+    name: str,
+    a: Decoder,
+    b: Decoder,
+    width: int,
+    *,
+    body: Sequence[str],
+    comment: Sequence[str],
 ) -> str:
     return module(
         name,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from studentfloat.errors import FailureError
 from studentfloat.hardware.golden import lane_model, mac_model, sum_model
 from studentfloat.hardware.liberty import Library
-from studentfloat.hardware.netlist import Netlist
-from studentfloat.hardware.simulation import pack, settle, unpack
+from studentfloat.hardware.netlist import Net, Netlist
+from studentfloat.hardware.simulation import Words, pack, settle, unpack
 from studentfloat.hardware.synthesis import read_cells, write_library
 from studentfloat.hardware.units import Unit
 from studentfloat.hardware.verilog import module
@@ -71,7 +71,7 @@ def prove_unit(
     ports = [("a", unit.a.bits), ("b", unit.b.bits)]
     miter = _sequential_miter(unit, unit.top, ports, ports)
     text = unit.verilog if verilog is None else verilog
-    return _prove(text, model, miter, library, unit.latency, timeout_s)
+    return _prove(text, model, miter, library, latency=unit.latency, timeout_s=timeout_s)
 
 
 def prove_lane(
@@ -100,7 +100,7 @@ def prove_lane(
         ],
     )
     text = unit.verilog if verilog is None else verilog
-    return _prove(text, lane_model(unit, "model"), miter, library, 0, timeout_s)
+    return _prove(text, lane_model(unit, "model"), miter, library, latency=0, timeout_s=timeout_s)
 
 
 def prove_sum(
@@ -110,13 +110,21 @@ def prove_sum(
     """Prove that adder tree and accumulator add what the lanes give, whatever that is."""
     addends = [("addends", unit.addend_bits * unit.lanes)]
     carries = [("carries", unit.lanes)] if unit.has_carry else []
-    miter = _sequential_miter(unit, unit.sum, [*addends, *carries], [*addends, ("carries", unit.lanes)])
+    miter = _sequential_miter(
+        unit, unit.sum, [*addends, *carries], [*addends, ("carries", unit.lanes)]
+    )
     text = unit.verilog if verilog is None else verilog
-    return _prove(text, sum_model(unit, "model"), miter, library, 1, timeout_s)
+    return _prove(text, sum_model(unit, "model"), miter, library, latency=1, timeout_s=timeout_s)
 
 
 def _prove(
-    text: str, model: str, miter: str, library: Library | None, latency: int, timeout_s: float
+    text: str,
+    model: str,
+    miter: str,
+    library: Library | None,
+    *,
+    latency: int,
+    timeout_s: float,
 ) -> Proof:
     """Let the solver look for a difference; a `latency` of 0 is a circuit without registers."""
     method = "temporal induction (SAT)" if latency else "equivalence (SAT)"
@@ -193,7 +201,7 @@ def prove_lane_exhaustively(unit: Unit, lane: Netlist) -> Proof:
     pairs = [(x, y) for x in unit.a.valid for y in unit.b.valid]
     padded = pairs + pairs[:1] * (-len(pairs) % 64)
     codes = np.array(padded, dtype=np.int64).T
-    sources = {}
+    sources: dict[Net, Words] = {}
     for port, column, operand in (("a", codes[0], unit.a), ("b", codes[1], unit.b)):
         bits = (column[None] >> np.arange(operand.bits)[:, None] & 1).astype(bool)
         sources |= dict(zip(lane.inputs[port], pack(bits), strict=True))

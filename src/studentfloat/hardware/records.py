@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-__all__ = ["AreaSplit", "Candidate", "HardwareCost", "HardwareTable", "SweepPoint"]
+__all__ = [
+    "AccumulatorPoint",
+    "AreaSplit",
+    "Candidate",
+    "HardwareCost",
+    "HardwareTable",
+    "SweepPoint",
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class HardwareTable:
     area_unit: str
     activations: str | None
     dot_length: int
+    scale_type: str
     formats: tuple[HardwareCost, ...]
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -115,3 +123,23 @@ class SweepPoint:
     area_unit: str
     delay_ns: float
     met: bool
+
+
+@dataclass(frozen=True)
+class AccumulatorPoint:
+    """A MAC's area for the longest dot product that its accumulator holds.
+
+    Attributes
+    ----------
+    exact_bits
+        Width that no dot product overflows; the unit has that.
+    typical_bits
+        Width that six standard deviations of a dot product of uniform codes need.
+    """
+
+    format: str
+    dot_length: int
+    exact_bits: int
+    typical_bits: int
+    area: float
+    area_unit: str

@@ -41,7 +41,7 @@ def _function(text: str) -> Callable[[Mapping[str, Words]], Words]:
 
     Read by recursive descent, never by ``eval``: a Liberty file is somebody else's text.
     """
-    tokens = re.findall(r"[A-Za-z_]\w*|[01]|[()!'&*|+^]", text)
+    tokens: list[str] = re.findall(r"[A-Za-z_]\w*|[01]|[()!'&*|+^]", text)
     position = 0
 
     def peek() -> str:
@@ -215,11 +215,11 @@ def toggles(
         pins = _pin_values(gate, waves, (length, next(iter(before.values())).size))
         delay = max(1, _in_steps(gate_delays.get(gate.name, 0.0), unit))
         for pin in gate.cell.outputs:
-            net = gate.nets.get(pin.name)
-            if net is not None and pin.function:
+            out = gate.nets.get(pin.name)
+            if out is not None and pin.function:
                 ideal = _function(pin.function)(pins)
-                waves[net] = _inertial(ideal, settled[net], delay)
-                counts[net] = _count(waves[net], patterns)
+                waves[out] = _inertial(ideal, settled[out], delay)
+                counts[out] = _count(waves[out], patterns)
         for net in last_use.get(number, ()):
             waves.pop(net, None)  # a wave is as large as all patterns times all steps
     return counts
@@ -236,8 +236,9 @@ def _time_unit(netlist: Netlist, gate_delays: Mapping[str, float], steps: int) -
         end = start + gate_delays.get(gate.name, 0.0)
         longest = max(longest, end)
         for pin in gate.cell.outputs:
-            if (net := gate.nets.get(pin.name)) is not None:
-                arrival[net] = end
+            out = gate.nets.get(pin.name)
+            if out is not None:
+                arrival[out] = end
     return longest / steps if longest else 1.0
 
 
@@ -272,7 +273,7 @@ def _last_uses(netlist: Netlist) -> dict[int, Sequence[Net]]:
     for number, gate in enumerate(netlist.gates):
         for net in gate.nets.values():
             last[net] = number
-    uses: dict[int, list[Net]] = {}
+    uses: dict[int, Sequence[Net]] = {}
     for net, number in last.items():
-        uses.setdefault(number, []).append(net)
+        uses[number] = [*uses.get(number, ()), net]
     return uses

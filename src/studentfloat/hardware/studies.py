@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format
-from studentfloat.hardware.cost import load_library
+from studentfloat.hardware.cost import Progress, load_library
 from studentfloat.hardware.decoders import UnavailableError
 from studentfloat.hardware.liberty import Library
 from studentfloat.hardware.multipliers import ARCHITECTURES
@@ -15,9 +16,17 @@ from studentfloat.hardware.operands import Operand, resolve_operand
 from studentfloat.hardware.records import AccumulatorPoint, SweepPoint
 from studentfloat.hardware.synthesis import AREA_RECIPES, Recipe, speed_recipes, synthesize
 from studentfloat.hardware.timing import analyze_timing
-from studentfloat.hardware.units import Unit, accumulator_width, mac
+from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, Unit, accumulator_width, mac
 
-__all__ = ["MAC_SHARE", "ChipShares", "accumulator_study", "chip_overhead", "sweep"]
+__all__ = [
+    "MAC_SHARE",
+    "ChipShares",
+    "accumulator_study",
+    "accumulators_all",
+    "chip_overhead",
+    "sweep",
+    "sweep_all",
+]
 
 MAC_SHARE = 0.10
 """Default share of the die that MAC units take."""
@@ -72,10 +81,8 @@ def chip_overhead(
 def _architectures(a: Operand, b: Operand, dot_length: int) -> list[Unit]:
     units = []
     for architecture in ARCHITECTURES:
-        try:
+        with contextlib.suppress(UnavailableError):
             units.append(mac(a, b, architecture, dot_length))
-        except UnavailableError:
-            continue
     return units
 
 
@@ -114,9 +121,9 @@ def sweep(
     for unit, points in zip(units, found, strict=True):
         if points[0][0] > 1.6 * least:
             continue
-        for target in targets:
-            points = points + _points(unit, read, speed_recipes(target))
-        entries += [(area, delay, unit.architecture) for area, delay in points]
+        recipes = [recipe for target in targets for recipe in speed_recipes(target)]
+        every = [*points, *_points(unit, read, recipes)]
+        entries += [(area, delay, unit.architecture) for area, delay in every]
     results = []
     for target in targets:
         meeting = [entry for entry in entries if entry[1] <= target]
@@ -128,9 +135,7 @@ def sweep(
     return results
 
 
-def _points(
-    unit: Unit, library: Library, recipes: Sequence[Recipe]
-) -> list[tuple[float, float]]:
+def _points(unit: Unit, library: Library, recipes: Sequence[Recipe]) -> list[tuple[float, float]]:
     results = synthesize(unit.verilog, unit.top, library, recipes)
     return [(r.netlist.area, analyze_timing(r.netlist).delay_ns) for r in results]
 
@@ -144,32 +149,59 @@ def accumulator_study(
 ) -> list[AccumulatorPoint]:
     """Area of the smallest MAC as the dot product that its accumulator holds grows.
 
-    The width is exact: it never saturates and never wraps. Beside it stands the width
-    that holds a dot product of random codes (uniform, independent) in all but 1 of about
-    a billion cases, six standard deviations: what a saturating accumulator could get by with.
+    The width is exact: it never saturates and never wraps. Beside it stands the width that holds
+    six standard deviations of a dot product of uniform, independent codes (two cases in a
+    billion lie outside, for a normal law): what a saturating accumulator could get by with.
     """
     read = load_library(library)
     a = resolve_operand(number_format)
     b = a if activations is None else resolve_operand(activations)
     best = min(
-        _architectures(a, b, DEFAULT_LENGTH),
+        _architectures(a, b, DEFAULT_DOT_LENGTH),
         key=lambda unit: _points(unit, read, AREA_RECIPES[:1])[0][0],
     )
     points = []
     for length in dot_lengths:
         unit = mac(a, b, best.architecture, length)
         area = min(area for area, _ in _points(unit, read, AREA_RECIPES))
-        points.append(
-            AccumulatorPoint(
-                a.name, length, accumulator_width(a, b, length),
-                _typical_width(a, b, length), area, read.area_unit,
-            )  # fmt: skip
-        )
+        exact, typical = accumulator_width(a, b, length), _typical_width(a, b, length)
+        points.append(AccumulatorPoint(a.name, length, exact, typical, area, read.area_unit))
     return points
 
 
-DEFAULT_LENGTH = 128
 _STANDARD_DEVIATIONS = 6.0
+
+
+def sweep_all(
+    formats: Sequence[Format],
+    *,
+    activations: str | Format | None = None,
+    library: Library | None = None,
+    progress: Progress | None = None,
+) -> list[SweepPoint]:
+    """:func:`sweep` of several formats."""
+    points = []
+    for i, number_format in enumerate(formats):
+        if progress:
+            progress(i / len(formats), f"clock targets of {number_format.name}")
+        points += sweep(number_format, activations=activations, library=library)
+    return points
+
+
+def accumulators_all(
+    formats: Sequence[Format],
+    *,
+    activations: str | Format | None = None,
+    library: Library | None = None,
+    progress: Progress | None = None,
+) -> list[AccumulatorPoint]:
+    """:func:`accumulator_study` of several formats."""
+    points = []
+    for i, number_format in enumerate(formats):
+        if progress:
+            progress(i / len(formats), f"accumulators of {number_format.name}")
+        points += accumulator_study(number_format, activations=activations, library=library)
+    return points
 
 
 def _typical_width(a: Operand, b: Operand, dot_length: int) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "SynthesisResult",
     "generic_library",
     "library_options",
+    "speed_recipes",
     "synthesize",
 ]
 
@@ -51,15 +52,12 @@ class Recipe:
         Ripple-carry adders; otherwise parallel-prefix ones.
     abc
         Commands of ABC.
-    target_ns
-        The clock period that `abc` is told to aim for, if any.
     """
 
     name: str
     carry_save: bool
     ripple: bool
     abc: tuple[str, ...]
-    target_ns: float | None = None
 
 
 _CLEAN = ("strash", "ifraig", "scorr", "dc2", "dc2")
@@ -75,6 +73,17 @@ AREA_RECIPES = (
     Recipe("tree-cover-twice", carry_save=True, ripple=True, abc=_COVER_TWICE),
     Recipe("chain-resub", carry_save=False, ripple=True, abc=_COVER_RESUB),
 )
+
+
+def speed_recipes(target_ns: float) -> tuple[Recipe, ...]:
+    """Recipes that aim for a clock period: parallel-prefix adders, buffers, larger cells."""
+    period = f"{target_ns * 1000:.0f}"
+    sized = ("topo", "buffer -c", f"upsize -D {period}", f"dnsize -D {period}")
+    return (
+        Recipe("tree-flow-sized", carry_save=True, ripple=False, abc=(*_FLOW, *sized)),
+        Recipe("chain-flow-sized", carry_save=False, ripple=False, abc=(*_FLOW, *sized)),
+        Recipe("tree-cover-sized", carry_save=True, ripple=False, abc=(*_COVER, *sized)),
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,6 @@ def front_end(source: str, top: str) -> list[str]:
 def recipe_commands(recipe: Recipe, options: str, script: str) -> list[str]:
     """From an elaborated design to gates."""
     mapping = "-map ripple.v -map +/techmap.v" if recipe.ripple else ""
-    period = f" -D {recipe.target_ns * 1000:.0f}" if recipe.target_ns else ""
     return [
         "opt -full",
         "wreduce",
@@ -145,7 +153,7 @@ def recipe_commands(recipe: Recipe, options: str, script: str) -> list[str]:
         f"techmap {mapping}",
         "opt -full",
         f"dfflibmap{options}",
-        f"abc{options} -script {script}{period}",
+        f"abc{options} -script {script}",
         "opt_clean -purge",
         "check -assert",
     ]

@@ -6,7 +6,7 @@ outputs drive nothing: what is compared is logic, before placement.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from studentfloat.errors import FailureError
 from studentfloat.hardware.liberty import Arc, Pin, Table
@@ -47,6 +47,13 @@ class _Arrival:
     path: tuple[str, ...]
 
 
+@dataclass
+class _State:
+    netlist: Netlist
+    arrivals: dict[tuple[Net, str], _Arrival] = field(default_factory=dict)
+    delays: dict[str, float] = field(default_factory=dict)
+
+
 def analyze_timing(netlist: Netlist) -> TimingResult:
     """Find the shortest clock period of a netlist.
 
@@ -55,16 +62,16 @@ def analyze_timing(netlist: Netlist) -> TimingResult:
     FailureError
         If a cell on a path has no delay tables.
     """
-    arrivals: dict[tuple[Net, str], _Arrival] = {}
+    state = _State(netlist)
+    arrivals = state.arrivals
     for nets in netlist.inputs.values():
         for net in nets:
             for edge in _EDGES:
                 arrivals[net, edge] = _Arrival(0.0, 0.0, ())
-    delays: dict[str, float] = {}
     for flop in netlist.flops:
-        _launch(flop, netlist, arrivals, delays)
+        _launch(flop, state)
     for gate in netlist.gates:
-        _through(gate, netlist, arrivals, delays)
+        _through(gate, state)
     worst = _Arrival(0.0, 0.0, ())
     for nets in netlist.outputs.values():
         for net in nets:
@@ -75,14 +82,12 @@ def analyze_timing(netlist: Netlist) -> TimingResult:
     slews: dict[Net, float] = {}
     for (net, _), arrival in arrivals.items():
         slews[net] = max(slews.get(net, 0.0), arrival.slew)
-    return TimingResult(worst.time, worst.path, delays, slews)
+    return TimingResult(worst.time, worst.path, state.delays, slews)
 
 
 def _launch(
     flop: Instance,
-    netlist: Netlist,
-    arrivals: dict[tuple[Net, str], _Arrival],
-    delays: dict[str, float],
+    state: _State,
 ) -> None:
     """The clock's edge, at time zero, changes the flip-flop's outputs."""
     for pin in flop.cell.outputs:
@@ -93,14 +98,12 @@ def _launch(
             if arc.kind in ("rising_edge", "falling_edge"):
                 for edge in _EDGES:
                     start = _Arrival(0.0, 0.0, ())
-                    _arrive(flop, arc, edge, net, start, netlist, arrivals, delays)
+                    _arrive(flop, arc, edge, net, start=start, state=state)
 
 
 def _through(
     gate: Instance,
-    netlist: Netlist,
-    arrivals: dict[tuple[Net, str], _Arrival],
-    delays: dict[str, float],
+    state: _State,
 ) -> None:
     for pin in gate.cell.outputs:
         net = gate.nets.get(pin.name)
@@ -114,9 +117,9 @@ def _through(
             source = gate.nets.get(arc.related)
             for edge in _EDGES:
                 for before in _causes(arc, edge):
-                    start = arrivals.get((source, before)) if source is not None else None
+                    start = state.arrivals.get((source, before)) if source is not None else None
                     if start is not None:
-                        _arrive(gate, arc, edge, net, start, netlist, arrivals, delays)
+                        _arrive(gate, arc, edge, net, start=start, state=state)
 
 
 def _causes(arc: Arc, edge: str) -> tuple[str, ...]:
@@ -132,20 +135,21 @@ def _arrive(
     arc: Arc,
     edge: str,
     net: Net,
+    *,
     start: _Arrival,
-    netlist: Netlist,
-    arrivals: dict[tuple[Net, str], _Arrival],
-    delays: dict[str, float],
+    state: _State,
 ) -> None:
     table = arc.tables.get(f"cell_{edge}")
     if table is None:
         return
-    load = netlist.loads_ff.get(net, 0.0)
+    load = state.netlist.loads_ff.get(net, 0.0)
     delay = table(start.slew, load)
     slope = arc.tables.get(f"{edge}_transition")
     slew = max(0.0, slope(start.slew, load)) if slope else 0.0
+    delays = state.delays
     delays[instance.name] = max(delays.get(instance.name, 0.0), delay)
     new = _Arrival(start.time + delay, slew, (*start.path, instance.cell.name))
+    arrivals = state.arrivals
     known = arrivals.get((net, edge))
     if known is None:
         arrivals[net, edge] = new

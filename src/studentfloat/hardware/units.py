@@ -113,7 +113,15 @@ def mac(
     UnavailableError
         If the operands do not lend themselves to the architecture.
     """
-    return _lanes_and_sum("mac", a, b, architecture, 1, dot_length, accumulator_bits)
+    return _lanes_and_sum(
+        "mac",
+        a,
+        b,
+        architecture,
+        lanes=1,
+        dot_length=dot_length,
+        accumulator_bits=accumulator_bits,
+    )
 
 
 def dot(
@@ -126,7 +134,9 @@ def dot(
     """N products each clock cycle, one adder tree, one accumulator."""
     if not 2 <= lanes <= _MOST_LANES:
         raise ConfigError(f"a dot product of {lanes} lanes: from 2 to {_MOST_LANES}")
-    return _lanes_and_sum(f"dot{lanes}", a, b, architecture, lanes, max(dot_length, lanes))
+    return _lanes_and_sum(
+        f"dot{lanes}", a, b, architecture, lanes=lanes, dot_length=max(dot_length, lanes)
+    )
 
 
 def _lanes_and_sum(
@@ -134,6 +144,7 @@ def _lanes_and_sum(
     a: Operand,
     b: Operand,
     architecture: str,
+    *,
     lanes: int,
     dot_length: int,
     accumulator_bits: int | None = None,
@@ -143,7 +154,9 @@ def _lanes_and_sum(
     width = exact if accumulator_bits is None else accumulator_bits
     bits = signed_width(*_addend_range(multiplier, a, b))
     if not bits <= width <= exact + 64:
-        raise ConfigError(f"an accumulator of {width} bits for {a.name}: from {bits} to {exact + 64}")
+        raise ConfigError(
+            f"an accumulator of {width} bits for {a.name}: from {bits} to {exact + 64}"
+        )
     top = _unit_name(a, b, kind)
     carry = "" if multiplier.signed else ", .carry(carries[i])"
     text = module(
@@ -175,7 +188,7 @@ def _lanes_and_sum(
     parts = [
         multiplier.modules,
         _lane_module(f"{top}_lane", multiplier, a, b, bits),
-        _sum_module(f"{top}_sum", multiplier, a, b, lanes, width),
+        _sum_module(f"{top}_sum", multiplier, a, b, lanes=lanes, width=width),
         text,
     ]
     return Unit(kind, top, f"{top}_lane", f"{top}_sum", "\n".join(parts), a, b, multiplier,
@@ -186,6 +199,7 @@ def systolic_array(
     a: Operand,
     b: Operand,
     architecture: str,
+    *,
     rows: int = 1,
     columns: int = 1,
     dot_length: int = DEFAULT_DOT_LENGTH,
@@ -212,7 +226,7 @@ def systolic_array(
             ("input  wire", "b", b.bits * columns),
             ("output wire", "acc", width * rows * columns),
         ],
-        _array_body(top, multiplier, (a.bits, b.bits), sizes, (rows, columns), width),
+        _array_body(top, multiplier, (a.bits, b.bits), sizes, shape=(rows, columns), width=width),
         comment=[
             f"Systolic array of {rows} x {columns} elements: {a.name} from the left, {b.name} from",
             "the top, decoded once at the edge. Each element holds its own sum of products.",
@@ -220,7 +234,7 @@ def systolic_array(
     )
     parts = [
         multiplier.modules,
-        _sum_module(f"{top}_sum", multiplier, a, b, 1, width),
+        _sum_module(f"{top}_sum", multiplier, a, b, lanes=1, width=width),
         _element_module(top, multiplier, sizes, bits, width),
         text,
     ]
@@ -309,7 +323,7 @@ def _lane_module(name: str, multiplier: Multiplier, a: Operand, b: Operand, bits
 
 
 def _sum_module(
-    name: str, multiplier: Multiplier, a: Operand, b: Operand, lanes: int, width: int
+    name: str, multiplier: Multiplier, a: Operand, b: Operand, *, lanes: int, width: int
 ) -> str:
     """The adder tree and the accumulator; each adder takes one lane's carry."""
     low, high = _addend_range(multiplier, a, b)
@@ -331,13 +345,18 @@ def _sum_module(
             sum_name = f"sum{depth}_{k // 2}"
             carry = f"carries[{pending}]" if has_carry else ""
             operands = (left, bits_left), (right[0], right[2])
-            lines += _adder(sum_name, str(size), size, *operands, carry)
+            lines += _adder(sum_name, size, *operands, carry=carry)
             following.append((sum_name, count, size, right[3]))
         level = following + (level[-1:] if len(level) % 2 else [])
     text, _, size, pending = level[0]
     last = f"carries[{pending}]" if lanes > 1 else "carries"
     lines += _adder(
-        "total", "ACC_BITS", width, ("acc", width), (text, size), last if has_carry else ""
+        "total",
+        width,
+        ("acc", width),
+        (text, size),
+        carry=last if has_carry else "",
+        shown="ACC_BITS",
     )
     lines.append("always @(posedge clk) acc <= clear ? {ACC_BITS{1'b0}} : total;")
     carry_ports: list[Port] = [("input  wire", "carries", lanes)] if has_carry else []
@@ -358,13 +377,15 @@ def _sum_module(
 
 def _adder(
     name: str,
-    shown: str,
     size: int,
     left: tuple[str, int],
     right: tuple[str, int],
+    *,
     carry: str,
+    shown: str = "",
 ) -> list[str]:
-    """One adder; a spare low bit takes the carry in."""
+    """One adder, its width written as a number or as `shown`; a spare low bit takes the carry."""
+    shown = shown or str(size)
     top = "ACC_BITS-1" if shown == "ACC_BITS" else str(size - 1)
     x, y = (_widened(text, bits, size, shown) for text, bits in (left, right))
     if not carry:
@@ -398,6 +419,7 @@ def _array_body(
     multiplier: Multiplier,
     codes: tuple[int, int],
     sizes: tuple[int, int],
+    *,
     shape: tuple[int, int],
     width: int,
 ) -> list[str]:
@@ -411,8 +433,10 @@ def _array_body(
         "genvar r, c;",
         "generate",
     ]
-    lines += _edge(multiplier, "a", "r", rows, codes[0], f"right[r * {stride * size_a} +: {size_a}]")
-    lines += _edge(multiplier, "b", "c", columns, codes[1], f"down[c * {size_b} +: {size_b}]")
+    lines += _edge(
+        multiplier, "a", f"right[r * {stride * size_a} +: {size_a}]", count=rows, bits=codes[0]
+    )
+    lines += _edge(multiplier, "b", f"down[c * {size_b} +: {size_b}]", count=columns, bits=codes[1])
     return [
         *lines,
         f"    for (r = 0; r < {rows}; r = r + 1) begin : row",
@@ -430,11 +454,10 @@ def _array_body(
     ]
 
 
-def _edge(
-    multiplier: Multiplier, side: str, index: str, count: int, bits: int, target: str
-) -> list[str]:
+def _edge(multiplier: Multiplier, side: str, target: str, *, count: int, bits: int) -> list[str]:
     """Decoders of one side of an array."""
     decoder = multiplier.decoder_a if side == "a" else multiplier.decoder_b
+    index = "r" if side == "a" else "c"
     taken = f"{side}[{index} * {bits} +: {bits}]"
     edge = "left" if side == "a" else "above"
     loop = f"    for ({index} = 0; {index} < {count}; {index} = {index} + 1) begin : {edge}"

@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Run the commands in one design."""
-    from pyosys import libyosys
+    from pyosys import libyosys  # type: ignore[import-untyped]
 
     design = libyosys.Design()
     for line in sys.stdin:
