@@ -76,7 +76,7 @@ def test_other_units_are_clean_under_verilator(tmp_path: Path) -> None:
 def test_simulation_agrees_with_the_codec_on_all_pairs_and_extremes(name: str) -> None:
     for unit in units(name):
         pairs = len(unit.a.valid) * len(unit.b.valid)
-        assert simulate(unit) == 2 * pairs + 4 * (1 + unit.dot_length)
+        assert simulate(unit) == pairs + -(-pairs // 128) + 4 * (1 + unit.dot_length)
 
 
 @needs("iverilog", "iverilog")
@@ -97,7 +97,8 @@ def test_wide_and_mixed_operands_in_simulation(
 ) -> None:
     a = resolve_operand(name)
     unit = mac(a, a if other is None else resolve_operand(other), architecture)
-    assert simulate(unit) > 0
+    exhaustive = unit.a.bits + unit.b.bits <= 12 or name == "e4m3"
+    assert simulate(unit, most_pairs=1 << 16 if exhaustive else 2000) > 2000
 
 
 @needs("iverilog", "iverilog")
@@ -105,7 +106,7 @@ def test_dot_products_in_simulation() -> None:
     for name, architecture in (("int4", "baugh-wooley"), ("e2m1+sr", "float")):
         operand = resolve_operand(name)
         for lanes in (2, 5, 16):
-            assert simulate(dot(operand, operand, architecture, lanes)) > 512
+            assert simulate(dot(operand, operand, architecture, lanes)) > 256
 
 
 @needs("iverilog", "iverilog")

@@ -18,8 +18,6 @@ from studentfloat.hardware.verilog import vector
 
 __all__ = ["Vector", "bench_text", "golden_vectors", "simulate"]
 
-_MOST_PAIRS = 1 << 16
-
 
 @dataclass(frozen=True)
 class Vector:
@@ -31,33 +29,38 @@ class Vector:
     accumulator: int
 
 
-def golden_vectors(unit: Unit, seed: int = 0) -> list[Vector]:
-    """Every pair of codes, each from a cleared accumulator, and the extreme dot products.
+def golden_vectors(unit: Unit, most_pairs: int = 1 << 16, seed: int = 0) -> list[Vector]:
+    """Every pair of codes, and the extreme dot products, in sums of the unit's own length.
 
-    In a unit of several lanes the pairs go round the lanes. Past 65,536 pairs that many are
-    drawn at random.
+    In a unit of several lanes the pairs go round the lanes. Beyond `most_pairs` pairs that many
+    are drawn at random.
     """
     a, b = unit.a, unit.b
     rng = np.random.default_rng(seed)
-    if len(a.valid) * len(b.valid) <= _MOST_PAIRS:
+    if len(a.valid) * len(b.valid) <= most_pairs:
         pairs = [(x, y) for x in a.valid for y in b.valid]
     else:
-        drawn = rng.choice(a.valid, _MOST_PAIRS), rng.choice(b.valid, _MOST_PAIRS)
+        drawn = rng.choice(a.valid, most_pairs), rng.choice(b.valid, most_pairs)
         pairs = list(zip(*(codes.tolist() for codes in drawn), strict=True))
-    zeros = (a.valid[0],) * unit.lanes, (b.valid[0],) * unit.lanes
-    vectors: list[Vector] = []
-    for i, _ in enumerate(pairs):
-        lanes = [pairs[(i + lane * 17) % len(pairs)] for lane in range(unit.lanes)]
-        codes = tuple(x for x, _ in lanes), tuple(y for _, y in lanes)
-        vectors.append(Vector(True, *zeros, 0))
-        vectors.append(Vector(False, *codes, _dot(unit, *codes)))
+    cycles = max(1, unit.dot_length // unit.lanes)
+    vectors = _sums(unit, pairs, cycles)
     for pair in _extremes(a, b):
-        vectors.append(Vector(True, *zeros, 0))
-        total = 0
-        for _ in range(unit.dot_length // unit.lanes):
-            codes = (pair[0],) * unit.lanes, (pair[1],) * unit.lanes
-            total += _dot(unit, *codes)
-            vectors.append(Vector(False, *codes, total))
+        vectors += _sums(unit, [pair] * cycles, cycles)
+    return vectors
+
+
+def _sums(unit: Unit, pairs: list[tuple[int, int]], cycles: int) -> list[Vector]:
+    """Sums of pairs, the accumulator cleared before every `cycles`."""
+    vectors: list[Vector] = []
+    total = 0
+    for i in range(len(pairs)):
+        lanes = [pairs[(i + lane * 17) % len(pairs)] for lane in range(unit.lanes)]
+        a, b = tuple(x for x, _ in lanes), tuple(y for _, y in lanes)
+        if i % cycles == 0:
+            vectors.append(Vector(True, a, b, 0))
+            total = 0
+        total += _dot(unit, a, b)
+        vectors.append(Vector(False, a, b, total))
     return vectors
 
 
@@ -115,13 +118,21 @@ endmodule
 """
 
 
-def simulate(unit: Unit, verilog: str | None = None, timeout_s: float = 300.0) -> int:
+def simulate(
+    unit: Unit,
+    verilog: str | None = None,
+    *,
+    most_pairs: int = 1 << 16,
+    timeout_s: float = 300.0,
+) -> int:
     """Simulate a unit of latency one on its golden vectors with Icarus Verilog.
 
     Parameters
     ----------
     verilog
         What to simulate; by default the unit as it was written.
+    most_pairs
+        As of :func:`golden_vectors`.
 
     Returns
     -------
@@ -141,7 +152,7 @@ def simulate(unit: Unit, verilog: str | None = None, timeout_s: float = 300.0) -
         raise MissingDependencyError(
             "iverilog is not installed: apt-get install iverilog (Debian's package)"
         )
-    vectors = golden_vectors(unit)
+    vectors = golden_vectors(unit, most_pairs)
     with tempfile.TemporaryDirectory(prefix="studentfloat-") as name:
         directory = Path(name)
         (directory / "unit.v").write_text(verilog or unit.verilog, encoding="utf-8")
