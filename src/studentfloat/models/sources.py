@@ -1,0 +1,262 @@
+"""Find a model: embedded, a directory, a GGUF file, or a Hugging Face id."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from studentfloat.errors import ConfigError, MissingDependencyError, ModelError
+from studentfloat.models.cache import build_once, cache_directory, sha256_of_files
+
+__all__ = ["ModelSource", "Trust", "find_model"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a checkpoint may do beyond giving numbers; nothing, by default.
+
+    Attributes
+    ----------
+    pickle
+        Load pickled weights, which can run any code.
+    remote_code
+        Run Python code that the model's repository brings.
+    """
+
+    pickle: bool = False
+    remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk, ready to load.
+
+    Attributes
+    ----------
+    name
+        As the user gave it.
+    directory
+        Holds ``config.json`` and the weights.
+    description
+        Where the weights come from, in words.
+    cautions
+        What to bear in mind with every result on this model.
+    trust
+        What loading it may do.
+    """
+
+    name: str
+    directory: Path
+    description: str
+    cautions: tuple[str, ...] = ()
+    trust: Trust = Trust()
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors shards, or pickles where those are trusted and all there is."""
+        shards = sorted(self.directory.glob("*.safetensors"))
+        if shards or not self.trust.pickle:
+            return shards
+        return sorted(file for pattern in _PICKLES for file in self.directory.glob(pattern))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weight files."""
+        return sha256_of_files(self.weight_files)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's ``config.json``."""
+        return _read_config(self.directory)
+
+
+def find_model(name: str, trust: Trust = Trust()) -> ModelSource:
+    """Find a model and check that it is sound to load.
+
+    Parameters
+    ----------
+    name
+        "smollm2-135m" (embedded), a directory with safetensors, a ``.gguf`` file, or a
+        Hugging Face id.
+    trust
+        What its loading may do.
+
+    Raises
+    ------
+    ModelError
+        If it is not there, is damaged (the message names the file), is quantized already,
+        or wants a trust that was not given.
+    """
+    from studentfloat.models.embedded import (
+        EMBEDDED_CAUTION,
+        EMBEDDED_NAME,
+        EMBEDDED_SOURCE,
+        embedded_model,
+    )
+
+    if not name.strip():
+        raise ConfigError("the model's name is empty: give a directory, a .gguf file or a hub id")
+    path = Path(name).expanduser()
+    if name == EMBEDDED_NAME and not path.exists():
+        source = ModelSource(name, embedded_model(), EMBEDDED_SOURCE, (EMBEDDED_CAUTION,), trust)
+    elif path.suffix.lower() == ".gguf":
+        source = _from_gguf(name, path, trust)
+    elif path.is_dir():
+        source = ModelSource(name, path, f"directory {path.name}", (), trust)
+    elif path.exists():
+        raise ModelError(f"{name} is a file, but neither a model directory nor a .gguf file")
+    else:
+        source = _from_hub(name, trust)
+    _check(source)
+    return source
+
+
+def _from_gguf(name: str, path: Path, trust: Trust) -> ModelSource:
+    from studentfloat.models.gguf import convert_gguf, quantization_of_gguf
+
+    if not path.is_file():
+        raise ModelError(f"there is no file {name}")
+    kinds = quantization_of_gguf(path)
+    digest = sha256_of_files([path])
+    target = cache_directory() / "models" / f"gguf-{path.stem}-{digest[:12]}"
+    directory = build_once(target, lambda out: convert_gguf(path, out))
+    main = kinds.split(", ")[0]
+    cautions: tuple[str, ...] = ()
+    if main not in ("F32", "F16", "BF16"):
+        cautions = (
+            f"This model's weights were dequantized from {kinds}: they lie on that format's "
+            "grid, and blocks that fall on it flatter formats like it.",
+        )
+    return ModelSource(
+        name, directory, f"GGUF file {path.name} ({kinds}), dequantized", cautions, trust
+    )
+
+
+def _from_hub(name: str, trust: Trust) -> ModelSource:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"there is no model {name!r}: neither a directory or .gguf file here nor a "
+            "Hugging Face id (owner/name)"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError.for_extra("huggingface_hub", "models") from error
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+    if trust.pickle:
+        patterns += _PICKLES
+    if trust.remote_code:
+        patterns.append("*.py")
+    try:
+        directory = snapshot_download(name, allow_patterns=patterns)
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"model {name!r} is neither here as a directory nor in the Hugging Face cache, and "
+            "the hub cannot be reached: go online once, or give a directory or a .gguf file"
+        ) from error
+    except (HfHubHTTPError, ValueError) as error:
+        raise ModelError(
+            f"the Hugging Face hub has no model {name!r} that can be read: "
+            f"{' '.join(str(error).split())[:160]}"
+        ) from error
+    return ModelSource(name, Path(directory), f"Hugging Face hub, {name}", (), trust)
+
+
+def _check(source: ModelSource) -> None:
+    config = source.config
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unknown method")
+        raise ModelError(
+            f"model {source.name} is quantized already (by {method}): dequantize it first"
+        )
+    if "auto_map" in config and not source.trust.remote_code and not _is_builtin(config):
+        raise ModelError(
+            f"model {source.name} needs Python code from its own repository, which could do "
+            "anything: pass --allow-remote-code-execution if you trust it"
+        )
+    _check_weights(source)
+
+
+def _is_builtin(config: dict[str, Any]) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+def _check_weights(source: ModelSource) -> None:
+    shards = sorted(source.directory.glob("*.safetensors"))
+    if not shards:
+        pickles = [file for p in _PICKLES for file in source.directory.glob(p)]
+        if pickles and not source.trust.pickle:
+            raise ModelError(
+                f"model {source.name} has pickled weights only ({pickles[0].name}), and "
+                "unpickling can run any code: pass --allow-pickle-code-execution if you trust it"
+            )
+        if not pickles:
+            raise ModelError(f"model {source.name} has no weights: no *.safetensors file")
+    for shard in shards:
+        _check_shard(shard)
+    index = source.directory / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(wanted - {shard.name for shard in shards})
+        if missing:
+            raise ModelError(
+                f"model {source.name} lacks {len(missing)} of {len(wanted)} shards: {missing[0]}"
+            )
+
+
+def _check_shard(shard: Path) -> None:
+    """A safetensors file's header must describe just the bytes that are there."""
+    size = shard.stat().st_size
+    with shard.open("rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8:
+            raise ModelError(f"the shard {shard} is damaged: it has only {size} bytes")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(size - 8, _LARGEST_HEADER):
+            raise ModelError(
+                f"the shard {shard} is damaged: its header claims {length} bytes of {size}"
+            )
+        try:
+            header = json.loads(stream.read(length))
+            ends = [
+                int(entry["data_offsets"][1])
+                for key, entry in header.items()
+                if key != "__metadata__"
+            ]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ModelError(f"the shard {shard} is damaged: its header cannot be read") from error
+    wanted = 8 + length + max(ends, default=0)
+    if wanted != size:
+        raise ModelError(
+            f"the shard {shard} is damaged: its header describes {wanted} bytes, "
+            f"the file has {size}"
+        )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    file = directory / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{directory} is no model: it has no config.json")
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} is not a JSON object")
+    return data

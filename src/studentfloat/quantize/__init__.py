@@ -1,0 +1,51 @@
+"""Quantizing tensors with any format: schemes, scales, rounding, packing.
+
+:class:`Scheme` needs no torch; everything that touches tensors does, and loads it when used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
+
+if TYPE_CHECKING:
+    from studentfloat.quantize.packing import pack_codes, unpack_codes
+    from studentfloat.quantize.scales import block_scales
+    from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
+
+__all__ = [
+    "ROW",
+    "SCALE_DTYPES",
+    "SCALE_RULES",
+    "TENSOR",
+    "QuantizedTensor",
+    "Scheme",
+    "block_scales",
+    "fake_quantize",
+    "pack_codes",
+    "quantize",
+    "unpack_codes",
+]
+
+_HOMES = {
+    "QuantizedTensor": "tensor",
+    "quantize": "tensor",
+    "fake_quantize": "tensor",
+    "block_scales": "scales",
+    "pack_codes": "packing",
+    "unpack_codes": "packing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'studentfloat.quantize' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"studentfloat.quantize.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise MissingDependencyError.for_extra("torch", "models") from None
+        raise

@@ -1,0 +1,261 @@
+"""How a tensor is quantized, as a value: format, blocks, scale rule, type of the scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from studentfloat.errors import SchemeError
+from studentfloat.formats import Format, get_format, resolve_format
+
+__all__ = [
+    "ROW",
+    "SCALE_DTYPES",
+    "SCALE_RULES",
+    "TENSOR",
+    "BlockSize",
+    "ScaleDtype",
+    "ScaleRule",
+    "Scheme",
+]
+
+ROW: Literal["row"] = "row"
+TENSOR: Literal["tensor"] = "tensor"
+BlockSize: TypeAlias = int | Literal["row", "tensor"]
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How a block's scale follows from its numbers.
+
+    Attributes
+    ----------
+    signed
+        Whether scales may be negative.
+    rounds_away
+        Whether a scale that its type cannot hold is rounded away from zero, so that
+        nothing leaves the format's range; else to nearest.
+    searches
+        Whether the scale is searched for; the error then is at most that of every
+        rule that does not search, block by block.
+    weighted
+        Whether it needs one weight per element.
+    """
+
+    name: str
+    description: str
+    signed: bool = False
+    rounds_away: bool = False
+    searches: bool = False
+    weighted: bool = False
+
+
+_RULES = (
+    ScaleRule(
+        "absmax",
+        "the least scale at which nothing clips: max(max x / max v, min x / min v)",
+        rounds_away=True,
+    ),
+    ScaleRule(
+        "published",
+        "max |x| / max v, as in the code of arXiv 2405.03103: for comparison only, since "
+        "formats whose negative side is shorter clip",
+    ),
+    ScaleRule(
+        "signed-absmax",
+        "the scale's sign puts the largest magnitude on the format's longer side, at its extreme",
+        signed=True,
+        rounds_away=True,
+    ),
+    ScaleRule(
+        "mse",
+        "a search over scale and sign for the least squared error of the block",
+        signed=True,
+        searches=True,
+    ),
+    ScaleRule(
+        "weighted-mse",
+        "as mse, each squared error weighted by a number given per element",
+        signed=True,
+        searches=True,
+        weighted=True,
+    ),
+)
+
+SCALE_RULES: Mapping[str, ScaleRule] = MappingProxyType({rule.name: rule for rule in _RULES})
+
+
+@dataclass(frozen=True)
+class ScaleDtype:
+    """A type that scales are stored in.
+
+    Attributes
+    ----------
+    bits
+        Per scale.
+    holds_sign
+        Whether negative scales can be stored.
+    """
+
+    name: str
+    bits: int
+    holds_sign: bool = True
+
+
+_DTYPES = (
+    ScaleDtype("float32", 32),
+    ScaleDtype("float16", 16),
+    ScaleDtype("bfloat16", 16),
+    ScaleDtype("e8m0", 8, holds_sign=False),
+)
+
+SCALE_DTYPES: Mapping[str, ScaleDtype] = MappingProxyType({d.name: d for d in _DTYPES})
+
+
+def _two_level_e4m3() -> Scheme:
+    """NVFP4's scales: E4M3, with one float32 scale per tensor above them."""
+    return Scheme(get_format("e4m3"), block_size=TENSOR)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Format, block size, axis, scale rule and scale type.
+
+    Parameters
+    ----------
+    format
+        A :class:`~studentfloat.formats.Format`, the name of one, or a ``.toml`` file.
+    block_size
+        How many consecutive numbers share a scale: a positive number, "row" (all along
+        `axis`) or "tensor". A last block that is shorter is quantized as it is.
+    axis
+        Along which blocks run. For a linear weight of shape ``(out_features,
+        in_features)`` the last, -1: numbers that are summed up share a scale.
+    scale_rule
+        One of :data:`SCALE_RULES`.
+    scale_dtype
+        One of :data:`SCALE_DTYPES`; "e4m3" for E4M3 scales under one float32 scale
+        per tensor (as NVFP4 has them); or a Scheme by which the scales themselves are
+        quantized (double quantization), see :meth:`with_double_quantization`.
+
+    Raises
+    ------
+    SchemeError
+        If the parts do not fit together; the message names the offending one.
+
+    Examples
+    --------
+    >>> Scheme("sf4", block_size=64, scale_dtype="bfloat16").scale_rule.name
+    'absmax'
+    """
+
+    format: Format
+    block_size: BlockSize = 128
+    axis: int = -1
+    scale_rule: ScaleRule = field(default=SCALE_RULES["absmax"])
+    scale_dtype: ScaleDtype | Scheme = field(default=SCALE_DTYPES["float32"])
+
+    def __init__(
+        self,
+        format: Format | str,
+        block_size: BlockSize | str = 128,
+        axis: int = -1,
+        scale_rule: ScaleRule | str = "absmax",
+        scale_dtype: ScaleDtype | Scheme | str = "float32",
+    ) -> None:
+        set_field = object.__setattr__
+        set_field(self, "format", resolve_format(format))
+        set_field(self, "block_size", _block_size(block_size))
+        set_field(self, "axis", axis)
+        set_field(self, "scale_rule", _scale_rule(scale_rule))
+        set_field(self, "scale_dtype", _scale_dtype(scale_dtype))
+        self._check()
+
+    def _check(self) -> None:
+        if self.format.maximum <= 0 and self.scale_rule.name == "published":
+            raise SchemeError(
+                f"scale rule 'published' divides by the greatest value, which in format "
+                f"{self.format.name!r} is {self.format.maximum:g}: use 'absmax'"
+            )
+        if self.scales_have_sign and not self._scale_dtype_holds_sign:
+            raise SchemeError(
+                f"scale rule {self.scale_rule.name!r} makes negative scales for format "
+                f"{self.format.name!r}, which {self.scale_dtype_name} cannot hold: use "
+                "'absmax', or scales in bfloat16"
+            )
+
+    @property
+    def _scale_dtype_holds_sign(self) -> bool:
+        if isinstance(self.scale_dtype, ScaleDtype):
+            return self.scale_dtype.holds_sign
+        return self.scale_dtype.format.minimum < 0
+
+    @property
+    def scales_have_sign(self) -> bool:
+        """Whether a scale may be negative.
+
+        Not for a symmetric format, which gains nothing by it; nor where a search may do
+        without, because the scale type holds no sign.
+        """
+        if not self.scale_rule.signed or self.format.is_symmetric:
+            return False
+        return self._scale_dtype_holds_sign or not self.scale_rule.searches
+
+    @property
+    def scale_dtype_name(self) -> str:
+        """The scale type in words."""
+        if isinstance(self.scale_dtype, ScaleDtype):
+            return self.scale_dtype.name
+        inner = self.scale_dtype
+        if inner == _two_level_e4m3():
+            return "e4m3"
+        return f"{inner.format.name}/{inner.block_size}"
+
+    def with_double_quantization(self, block_size: int = 256) -> Scheme:
+        """Quantize the scales too: 8-bit integers under one float32 scale per `block_size` scales.
+
+        As in QLoRA (arXiv 2305.14314), with integers that are signed only where the
+        scales are.
+        """
+        inner = Scheme("int8" if self.scales_have_sign else "uint8", block_size=block_size)
+        return replace_scheme(self, scale_dtype=inner)
+
+
+def replace_scheme(scheme: Scheme, **changes: object) -> Scheme:
+    """A scheme with some parts replaced (``dataclasses.replace``)."""
+    return replace(scheme, **changes)  # type: ignore[arg-type]
+
+
+def _block_size(value: BlockSize | str) -> BlockSize:
+    if isinstance(value, str):
+        if value in (ROW, TENSOR):
+            return value
+        try:
+            value = int(value)
+        except ValueError:
+            raise SchemeError(
+                f"block size {value!r}: a positive whole number, 'row' or 'tensor'"
+            ) from None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SchemeError(f"block size {value!r}: a positive whole number, 'row' or 'tensor'")
+    return value
+
+
+def _scale_rule(value: ScaleRule | str) -> ScaleRule:
+    if isinstance(value, ScaleRule):
+        return value
+    if value not in SCALE_RULES:
+        raise SchemeError(f"scale rule {value!r}: one of {', '.join(SCALE_RULES)}")
+    return SCALE_RULES[value]
+
+
+def _scale_dtype(value: ScaleDtype | Scheme | str) -> ScaleDtype | Scheme:
+    if isinstance(value, (ScaleDtype, Scheme)):
+        return value
+    if value == "e4m3":
+        return _two_level_e4m3()
+    if value not in SCALE_DTYPES:
+        raise SchemeError(f"scale dtype {value!r}: one of {', '.join(SCALE_DTYPES)}, e4m3")
+    return SCALE_DTYPES[value]

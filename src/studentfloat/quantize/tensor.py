@@ -1,0 +1,358 @@
+"""A tensor quantized: packed codes, scales, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from studentfloat.errors import DataError, SchemeError
+from studentfloat.quantize.packing import pack_codes, unpack_codes
+from studentfloat.quantize.rounding import (
+    code_of_level,
+    level_values,
+    nearest_level,
+    next_level_away,
+)
+from studentfloat.quantize.scales import block_scales, normalize
+from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
+
+__all__ = ["QuantizedTensor", "fake_quantize", "quantize"]
+
+_STORED_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_E8M0_BIAS = 127
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Packed codes and block scales of one tensor.
+
+    Attributes
+    ----------
+    packed
+        uint8, of shape ``(rows, packed_width(row_length, bits))``: the tensor with
+        `scheme.axis` moved last, one row per remaining index (one row in all for blocks
+        of a whole tensor). See :func:`~studentfloat.quantize.packing.pack_codes`.
+    scales
+        Of shape ``(rows, blocks per row)``: a tensor in the scale type (uint8 exponents,
+        biased by 127, for E8M0); or, where scales are quantized themselves, a QuantizedTensor
+        of one row that holds them in row-major order.
+    scheme, shape, dtype
+        How it was made, and of what.
+    """
+
+    packed: Tensor
+    scales: Tensor | QuantizedTensor
+    scheme: Scheme
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_length(self) -> int:
+        """Numbers per row of `packed`."""
+        return _row_length(self.shape, self.scheme)
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes unpacked: uint8, of the tensor's own shape."""
+        rows = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
+        return _from_rows(rows, self.shape, self.scheme)
+
+    def block_scales(self) -> Tensor:
+        """The scales as numbers: float32, of shape ``(rows, blocks per row)``."""
+        if isinstance(self.scales, QuantizedTensor):
+            return self.scales.dequantize().reshape(self.packed.shape[0], -1)
+        if self.scales.dtype == torch.uint8:
+            exponents = self.scales.to(torch.int32) - _E8M0_BIAS
+            return torch.ldexp(torch.ones(exponents.shape, device=exponents.device), exponents)
+        return self.scales.float()
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Value times scale, in float32 (float64 for a float64 tensor), of the tensor's shape.
+
+        Parameters
+        ----------
+        dtype
+            Of the result; by default the type that was quantized.
+        """
+        compute = _compute_dtype(self.dtype)
+        table = torch.from_numpy(self.scheme.format.decode_table.copy())
+        table = table.to(dtype=compute, device=self.packed.device)
+        rows = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
+        values = table[rows.int()]
+        scales = self.block_scales().to(compute)
+        for part in _blocks(self.row_length, self.scheme):
+            _view(values, part).mul_(scales[:, part.first : part.last, None])
+        return _from_rows(values, self.shape, self.scheme).to(dtype or self.dtype)
+
+    @property
+    def bits(self) -> int:
+        """All bits stored: codes with the padding of rows, and scales of every level.
+
+        The format's own table, at most 256 numbers per model, is not counted.
+        """
+        if isinstance(self.scales, QuantizedTensor):
+            return 8 * self.packed.numel() + self.scales.bits
+        return 8 * (self.packed.numel() + self.scales.numel() * self.scales.element_size())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """:attr:`bits` over the number of weights."""
+        return self.bits / max(1, torch.Size(self.shape).numel())
+
+
+def quantize(
+    tensor: Tensor,
+    scheme: Scheme,
+    *,
+    weights: Tensor | None = None,
+    name: str = "tensor",
+) -> QuantizedTensor:
+    """Quantize a tensor to nearest.
+
+    Parameters
+    ----------
+    tensor
+        float16, bfloat16, float32 or float64, any shape with at least one element, finite.
+    scheme
+        What to and how.
+    weights
+        For a weighted scale rule: not negative, broadcastable to `tensor`.
+    name
+        What to call the tensor in an error.
+
+    Raises
+    ------
+    DataError
+        If the tensor is empty, not floating point, or holds NaN or infinity (the message
+        names it and counts them).
+    SchemeError
+        If the scheme does not fit the tensor or the weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = torch.tensor([[0.1, -0.6, 0.25, 0.0]])
+    >>> q = quantize(weight, Scheme("e2m1", block_size=4))
+    >>> q.dequantize()
+    tensor([[ 0.1000, -0.6000,  0.3000,  0.0000]])
+    >>> q.bits_per_weight
+    12.0
+    """
+    rows, scales, stored = _scaled_rows(tensor, scheme, weights, name)
+    codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
+    table = code_of_level(scheme.format, rows.device)
+    for part in _blocks(rows.shape[1], scheme):
+        index = nearest_level(
+            normalize(_view(rows, part), scales[:, part.first : part.last]), scheme.format
+        )
+        _view(codes, part).copy_(table[index.int()])
+    return QuantizedTensor(
+        packed=pack_codes(codes, scheme.format.bits),
+        scales=stored,
+        scheme=scheme,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+    )
+
+
+def fake_quantize(
+    tensor: Tensor,
+    scheme: Scheme,
+    *,
+    weights: Tensor | None = None,
+    name: str = "tensor",
+) -> tuple[Tensor, float]:
+    """Quantize and dequantize at once: what the model will see, without packing.
+
+    Parameters
+    ----------
+    tensor, scheme, weights, name
+        As for :func:`quantize`.
+
+    Returns
+    -------
+    tensor
+        Equal to ``quantize(...).dequantize()``, of the same shape and type.
+    bits_per_weight
+        Equal to ``quantize(...).bits_per_weight``.
+    """
+    rows, scales, stored = _scaled_rows(tensor, scheme, weights, name)
+    levels = level_values(scheme.format, rows.dtype, rows.device)
+    out = torch.empty_like(rows)
+    for part in _blocks(rows.shape[1], scheme):
+        its_scales = scales[:, part.first : part.last]
+        index = nearest_level(normalize(_view(rows, part), its_scales), scheme.format)
+        torch.mul(levels[index.int()], its_scales[..., None], out=_view(out, part))
+    stored_bits = QuantizedTensor(
+        packed=torch.empty(
+            (rows.shape[0], -(-rows.shape[1] * scheme.format.bits // 8)),
+            dtype=torch.uint8,
+            device="meta",
+        ),
+        scales=stored,
+        scheme=scheme,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+    )
+    result = _from_rows(out, tuple(tensor.shape), scheme).to(tensor.dtype)
+    return result, stored_bits.bits_per_weight
+
+
+class _Part(NamedTuple):
+    """Blocks of equal size within rows: columns [start, stop), blocks [first, last)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    size: int
+
+
+def _blocks(row_length: int, scheme: Scheme) -> Iterator[_Part]:
+    """The full blocks of a row, then the shorter last one, if any."""
+    size = _block_length(row_length, scheme)
+    full, tail = divmod(row_length, size)
+    if full:
+        yield _Part(0, full * size, 0, full, size)
+    if tail:
+        yield _Part(full * size, row_length, full, full + 1, tail)
+
+
+def _block_length(row_length: int, scheme: Scheme) -> int:
+    if scheme.block_size in (ROW, TENSOR):
+        return row_length
+    assert isinstance(scheme.block_size, int)
+    return scheme.block_size
+
+
+def _view(rows: Tensor, part: _Part) -> Tensor:
+    """A part of the rows as blocks, of shape ``(rows, blocks, size)``, sharing memory."""
+    columns = rows[:, part.start : part.stop]
+    # Rows are contiguous, so this is a view.
+    return columns.view(len(rows), part.last - part.first, part.size)
+
+
+def _scaled_rows(
+    tensor: Tensor, scheme: Scheme, weights: Tensor | None, name: str
+) -> tuple[Tensor, Tensor, Tensor | QuantizedTensor]:
+    """Rows to quantize, the scales as numbers that are really stored, and those as stored."""
+    _check_tensor(tensor, name)
+    rows = _to_rows(tensor.to(_compute_dtype(tensor.dtype)), scheme)
+    spread = None
+    if weights is not None:
+        _check_weights(weights, tensor, name)
+        spread = _to_rows(weights.to(rows.dtype).expand(tensor.shape), scheme)
+    parts = [
+        block_scales(
+            _view(rows, part),
+            scheme,
+            weights=None if spread is None else _view(spread, part),
+        )
+        for part in _blocks(rows.shape[1], scheme)
+    ]
+    scales = torch.cat(parts, dim=1)
+    stored = _store_scales(scales, scheme, name)
+    if isinstance(stored, QuantizedTensor):
+        scales = stored.dequantize().to(rows.dtype).reshape(scales.shape)
+    return rows, scales, stored
+
+
+def _store_scales(scales: Tensor, scheme: Scheme, name: str) -> Tensor | QuantizedTensor:
+    dtype = scheme.scale_dtype
+    if isinstance(dtype, ScaleDtype):
+        if dtype.name in _STORED_DTYPES:
+            return scales.to(_STORED_DTYPES[dtype.name])
+        exponents = torch.frexp(scales).exponent - 1
+        return (exponents + _E8M0_BIAS).to(torch.uint8)
+    return _quantize_scales(scales.float(), dtype, scheme, name)
+
+
+def _quantize_scales(scales: Tensor, inner: Scheme, outer: Scheme, name: str) -> QuantizedTensor:
+    """Quantize scales, away from zero where the rule promises that nothing clips."""
+    # All scales of a tensor form one row, so that blocks of scales run across rows.
+    line = scales.reshape(1, -1)
+    plain = quantize(line, inner, name=f"scales of {name}")
+    if not outer.scale_rule.rounds_away:
+        return plain
+    above = plain.block_scales()
+    codes = torch.empty(line.shape, dtype=torch.uint8, device=line.device)
+    table = code_of_level(inner.format, line.device)
+    for part in _blocks(line.shape[1], inner):
+        index = next_level_away(
+            normalize(_view(line, part), above[:, part.first : part.last]), inner.format
+        )
+        _view(codes, part).copy_(table[index.int()])
+    packed = pack_codes(codes, inner.format.bits)
+    return QuantizedTensor(packed, plain.scales, inner, tuple(line.shape), line.dtype)
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _row_length(shape: tuple[int, ...], scheme: Scheme) -> int:
+    size = torch.Size(shape)
+    if scheme.block_size == TENSOR or not shape:
+        return size.numel()
+    return size[_axis(shape, scheme)]
+
+
+def _axis(shape: tuple[int, ...], scheme: Scheme) -> int:
+    if not -len(shape) <= scheme.axis < len(shape):
+        raise SchemeError(f"axis {scheme.axis} is out of range for a tensor of shape {shape}")
+    return scheme.axis % len(shape)
+
+
+def _to_rows(tensor: Tensor, scheme: Scheme) -> Tensor:
+    """The tensor as a contiguous matrix, blocks running along its rows."""
+    length = _row_length(tuple(tensor.shape), scheme)
+    if tensor.dim() > 1 and scheme.block_size != TENSOR:
+        tensor = tensor.movedim(_axis(tuple(tensor.shape), scheme), -1)
+    return tensor.reshape(-1, length).contiguous()
+
+
+def _from_rows(rows: Tensor, shape: tuple[int, ...], scheme: Scheme) -> Tensor:
+    if len(shape) <= 1 or scheme.block_size == TENSOR:
+        return rows.reshape(shape)
+    axis = _axis(shape, scheme)
+    moved = [*shape[:axis], *shape[axis + 1 :], shape[axis]]
+    return rows.reshape(moved).movedim(-1, axis).contiguous()
+
+
+def _check_tensor(tensor: Tensor, name: str) -> None:
+    if not tensor.is_floating_point():
+        raise DataError(
+            f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}: "
+            "only floating-point tensors can be quantized"
+        )
+    if tensor.numel() == 0:
+        raise DataError(f"{name} has no elements (shape {tuple(tensor.shape)})")
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        bad = tensor.numel() - int(finite.sum())
+        nans = int(torch.isnan(tensor).sum())
+        raise DataError(
+            f"{name} holds {nans} NaN and {bad - nans} infinite values out of "
+            f"{tensor.numel()}: mend it before quantizing"
+        )
+
+
+def _check_weights(weights: Tensor, tensor: Tensor, name: str) -> None:
+    try:
+        weights.expand(tensor.shape)
+    except RuntimeError:
+        raise SchemeError(
+            f"weights of shape {tuple(weights.shape)} do not broadcast to {name} of shape "
+            f"{tuple(tensor.shape)}"
+        ) from None
+    bad = int((~torch.isfinite(weights) | (weights < 0)).sum())
+    if bad:
+        raise DataError(f"{bad} weights for {name} are negative, NaN or infinite")
