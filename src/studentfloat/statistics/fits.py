@@ -27,6 +27,7 @@ LAWS = ("student_t", "normal", "laplace", "generalized_normal", "logistic")
 
 _MOST_ZEROS = 0.25
 _FEWEST_CELLS = 8
+_LARGEST = 1e150
 _SIGNIFICANT = 0.05
 
 
@@ -146,23 +147,27 @@ def fit_laws(
     by_law = {name: work.fit(name) for name in laws}
     order = sorted(laws, key=lambda name: (by_law[name].aic, LAWS.index(name) != 1))
     best, runner_up = order[0], order[1]
+    notes = list(work.notes)
+    if "student_t" in by_law and _nu(by_law["student_t"]) <= SMALLEST_NU:
+        notes.append(f"tails heavier than those of t with ν = {SMALLEST_NU:g}, the least tried")
     return Fits(
         count=work.count,
         by_law=by_law,
         best=best,
         runner_up=runner_up,
         best_p_value=_p_value(work, by_law[best], by_law[runner_up]),
-        notes=work.notes,
+        notes=tuple(notes),
         cells=work.cells,
     )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Cells made ready: signed ones, and those of the distances from a known center."""
+    """Cells made ready: all of them, those of the distances from a known center, and few."""
 
     cells: Cells
     near: Cells
+    coarse: Cells
     location: float | None
     median: float
     notes: tuple[str, ...]
@@ -191,8 +196,9 @@ class _Work:
                 f"only {pooled.count.size} values can be told apart among {sketch.count}: "
                 "no continuous law describes them"
             )
-        near = pooled.folded().pooled(0.0, spread) if location == 0.0 else pooled
-        return cls(pooled, near, location, float(median), tuple(notes))
+        near = cells.folded().pooled(0.0, spread, 1024) if location == 0.0 else pooled
+        coarse = pooled.pooled(around, spread, 128)
+        return cls(pooled, near, coarse, location, float(median), tuple(notes))
 
     def fit(self, name: str) -> Fit:
         fitters: dict[str, Callable[[], Fit]] = {
@@ -228,7 +234,9 @@ class _Work:
         location = self.median if self.location is None else self.location
         scale = float(self._weight @ np.abs(self.cells.mean - location))
         error = scale / math.sqrt(self.count)
-        errors = {"scale": error} if self.location is not None else dict(scale=error, location=error)
+        errors = (
+            {"scale": error} if self.location is not None else {"scale": error, "location": error}
+        )
         return self._report(Laplace(location, scale), -math.log(2 * scale) - 1, errors, 1)
 
     def _fit_logistic(self) -> Fit:
@@ -366,7 +374,7 @@ class _Work:
             log_likelihood=value,
             aic=2 * free - 2 * self.count * value,
             ks=kolmogorov_smirnov(self.cells, law),
-            anderson_darling=anderson_darling(self.cells, law),
+            anderson_darling=anderson_darling(self.coarse, law),
             standard_errors=dict(errors),
             interval=interval,
         )
@@ -382,6 +390,9 @@ def _check(sketch: Sketch) -> list[str]:
     if sketch.minimum == sketch.maximum:
         what = "zero" if sketch.minimum == 0 else f"{sketch.minimum:g}"
         raise DataError(f"all {sketch.count} values are {what}: no law describes a constant")
+    largest = max(abs(sketch.minimum), abs(sketch.maximum))
+    if largest > _LARGEST:
+        raise DataError(f"values up to {largest:g}: their squares leave the range of float64")
     notes = []
     if sketch.nans or sketch.infinities:
         notes.append(f"{sketch.nans} NaN and {sketch.infinities} infinite values left out")
@@ -400,6 +411,6 @@ def _p_value(work: _Work, best: Fit, other: Fit) -> float:
     return vuong_p_value(work.cells, best.law, other.law)
 
 
-def too_heavy(fit: Fit) -> bool:
-    """Whether ν has run into the least that is looked for."""
-    return isinstance(fit.law, StudentT) and fit.law.degrees_of_freedom <= SMALLEST_NU
+def _nu(fit: Fit) -> float:
+    assert isinstance(fit.law, StudentT)
+    return fit.law.degrees_of_freedom

@@ -2,7 +2,7 @@
 
 Each is a ``Distribution`` as the codebooks of :mod:`studentfloat.formats` take one. They exist
 beside SciPy's own because those spend most of a call on checking arguments, and because
-``logcdf`` there loses its digits in the tails that an Anderson-Darling distance needs.
+an Anderson-Darling distance needs both tails of a law to all their digits.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ class Law(ABC):
         tail = self._tail(np.abs(z))
         return np.where(z > 0, 1 - tail, tail)
 
-    def logcdf(self, x: npt.ArrayLike) -> Floats:
-        """Logarithm of the probability up to x."""
+    def log_probabilities(self, x: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """Logarithms of the probabilities up to x and above it, small ones to their digits."""
         z = self.standardized(x)
-        tail = np.maximum(self._tail(np.abs(z)), _LEAST)
-        return np.where(z > 0, np.log1p(-tail), np.log(tail))
+        log_tail = self._log_tail(np.abs(z))
+        log_rest = np.log1p(-np.exp(log_tail))
+        return np.where(z > 0, log_rest, log_tail), np.where(z > 0, log_tail, log_rest)
 
     def isf(self, q: npt.ArrayLike) -> Floats:
         """The number that is exceeded with probability q."""
@@ -82,6 +83,10 @@ class Law(ABC):
     @abstractmethod
     def _tail(self, z: Floats) -> Floats:
         """Probability above z >= 0, of the standardized law."""
+
+    def _log_tail(self, z: Floats) -> Floats:
+        """Logarithm of :meth:`_tail`; laws whose tail underflows have a better way."""
+        return np.log(np.maximum(self._tail(z), _LEAST))
 
     @abstractmethod
     def _tail_quantile(self, q: Floats) -> Floats:
@@ -130,9 +135,8 @@ class Normal(Law):
     def _tail(self, z: Floats) -> Floats:
         return np.asarray(special.ndtr(-z))
 
-    def logcdf(self, x: npt.ArrayLike) -> Floats:
-        """Logarithm of the probability up to x, to any depth of the tail."""
-        return np.asarray(special.log_ndtr(self.standardized(x)))
+    def _log_tail(self, z: Floats) -> Floats:
+        return np.asarray(special.log_ndtr(-z))
 
     def _tail_quantile(self, q: Floats) -> Floats:
         return np.asarray(-special.ndtri(q))
@@ -150,10 +154,8 @@ class Laplace(Law):
     def _tail(self, z: Floats) -> Floats:
         return np.exp(-z) / 2
 
-    def logcdf(self, x: npt.ArrayLike) -> Floats:
-        """Logarithm of the probability up to x, to any depth of the tail."""
-        z = self.standardized(x)
-        return np.where(z > 0, np.log1p(-np.exp(-np.abs(z)) / 2), z - math.log(2))
+    def _log_tail(self, z: Floats) -> Floats:
+        return -z - math.log(2)
 
     def _tail_quantile(self, q: Floats) -> Floats:
         return np.asarray(-np.log(2 * q))
@@ -180,7 +182,7 @@ class GeneralizedNormal(Law):
         return np.asarray(special.gammaincc(1 / self.shape, z**self.shape) / 2)
 
     def _tail_quantile(self, q: Floats) -> Floats:
-        return np.asarray(special.gammainccinv(1 / self.shape, 2 * q) ** (1 / self.shape))
+        return np.asarray(special.gammainccinv(1 / self.shape, 2 * q)) ** (1 / self.shape)
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,8 @@ class Logistic(Law):
     def _tail(self, z: Floats) -> Floats:
         return np.asarray(special.expit(-z))
 
-    def logcdf(self, x: npt.ArrayLike) -> Floats:
-        """Logarithm of the probability up to x, to any depth of the tail."""
-        return np.asarray(special.log_expit(self.standardized(x)))
+    def _log_tail(self, z: Floats) -> Floats:
+        return np.asarray(special.log_expit(-z))
 
     def _tail_quantile(self, q: Floats) -> Floats:
         return np.asarray(-special.logit(q))

@@ -17,7 +17,7 @@ Objective: TypeAlias = Callable[[Floats], tuple[float, Floats, Floats]]
 
 _LONGEST_STEP = 1.0
 _SMALLEST_STEP = 1e-10
-_MOST_STEPS = 100
+_MOST_STEPS = 1000
 _MOST_HALVINGS = 30
 
 

@@ -307,7 +307,9 @@ class Sketch:
         if not nonzero.size:
             return
         bits = nonzero.view(np.uint64)
-        key = ((bits & np.uint64(0x7FFFFFFFFFFFFFFF)) >> np.uint64(52 - _MANTISSA_BITS)).astype(np.int64)
+        key = ((bits & np.uint64(0x7FFFFFFFFFFFFFFF)) >> np.uint64(52 - _MANTISSA_BITS)).astype(
+            np.int64
+        )
         first = self._cover(int(key.min()), int(key.max()))
         fraction = (bits >> np.uint64(29)) & np.uint64(_FRACTION_MASK)
         index = key - first + (bits >> np.uint64(63)).astype(np.int64) * self._counts.shape[1]
@@ -365,9 +367,11 @@ class Sketch:
         low = np.ldexp(1 + place / _CELLS_PER_OCTAVE, octave)
         high = low + np.ldexp(1.0 / _CELLS_PER_OCTAVE, octave)
         mean = np.ldexp(1 + (place + fraction) / _CELLS_PER_OCTAVE, octave)
+        with np.errstate(over="ignore"):  # of the far ends of float64: infinity will do
+            square = mean**2
         if row == 0:
-            return low, high, count, mean, mean**2
-        return -high[::-1], -low[::-1], count[::-1], -mean[::-1], mean[::-1] ** 2
+            return low, high, count, mean, square
+        return -high[::-1], -low[::-1], count[::-1], -mean[::-1], square[::-1]
 
     def _zero_cell(self) -> tuple[Floats, ...]:
         zero = np.zeros(1 if self.zeros else 0)

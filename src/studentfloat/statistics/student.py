@@ -105,7 +105,7 @@ class _Likelihood:
             + (nu + 1) / nu * share_mean
         )
         by_nu2 = 0.5 * (
-            0.5 * float(special.polygamma(1, (nu + 1) / 2) - special.polygamma(1, nu / 2))
+            0.5 * float(special.zeta(2, (nu + 1) / 2) - special.zeta(2, nu / 2))  # trigamma
             + 1 / nu**2
             + share_mean / nu
             - share_mean / nu**2
@@ -118,31 +118,23 @@ class _Likelihood:
         )
         if self.fixed is not None:
             return value, gradient, hessian
-        return value, *self._with_location(gradient, hessian, nu, scale, location, u, inverse)
+        by_place, row = self._location(nu, scale, location, u)
+        full = np.empty((3, 3))
+        full[:2, :2], full[2], full[:, 2] = hessian, row, row
+        return value, np.append(gradient, by_place), full
 
-    def _with_location(
-        self,
-        gradient: Floats,
-        hessian: Floats,
-        nu: float,
-        scale: float,
-        location: float,
-        u: Floats,
-        inverse: Floats,
-    ) -> tuple[Floats, Floats]:
-        """Add the third row: derivatives in the location, in units of :attr:`unit`."""
+    def _location(
+        self, nu: float, scale: float, location: float, u: Floats
+    ) -> tuple[float, Floats]:
+        """The derivative in the location, in units of :attr:`unit`, and its Hessian's row."""
+        inverse = 1 / (1 + u)
         factor = (nu + 1) / (nu * scale**2) * self.unit
         distance = self.mean - location
         first = float(self.weight @ (distance * inverse))
         second = float(self.weight @ (distance * inverse**2))
         curve = float(self.weight @ ((1 - u) * inverse**2))
         by_nu = factor * (first - second) - first * self.unit / (nu * scale**2)
-        full = np.empty((3, 3))
-        full[:2, :2] = hessian
-        full[2, 2] = -factor * self.unit * curve
-        full[0, 2] = full[2, 0] = by_nu
-        full[1, 2] = full[2, 1] = -2 * factor * second
-        return np.append(gradient, factor * first), full
+        return factor * first, np.array([by_nu, -2 * factor * second, -factor * self.unit * curve])
 
     def at_nu(self, log_nu: float, start: Floats) -> Maximum:
         """The most likely scale (and location) for a given ν."""
@@ -184,6 +176,13 @@ def fit_student_t_to_cells(cells: Cells, location: float | None, center: float) 
         low = _lower_end(likelihood, cells.total, normal_value, rest)
         errors = _normal_errors(law.scale, cells.total, location)
         return StudentFit(law, normal_value, (low, math.inf), errors)
+    if log_nu < math.log(SMALLEST_NU):
+        # So heavy a tail is no t law at all: its likelihood may grow without end as ν → 0.
+        bound = likelihood.at_nu(math.log(SMALLEST_NU), found.at[1:])
+        at = float(bound.at[1]) * unit if location is None else location
+        law = StudentT(at, math.exp(bound.at[0]), SMALLEST_NU)
+        none = dict.fromkeys(("degrees_of_freedom", "scale"))
+        return StudentFit(law, bound.value, (0.0, SMALLEST_NU), none)
     nu, scale = math.exp(log_nu), math.exp(found.at[1])
     fitted = float(found.at[2]) * unit if location is None else location
     return StudentFit(
