@@ -15,7 +15,9 @@ from studentfloat.statistics.laws import (
     Normal,
     StudentT,
 )
+from studentfloat.statistics.scaled import sketch_blocks, sketch_rows
 from studentfloat.statistics.sketch import Cells, Sketch
+from studentfloat.statistics.summary import histogram_of, record_of, shape_of
 
 __all__ = [
     "LAWS",
@@ -32,7 +34,12 @@ __all__ = [
     "anderson_darling",
     "fit_laws",
     "fit_student_t",
+    "histogram_of",
     "kolmogorov_smirnov",
     "quantile_pairs",
+    "record_of",
+    "shape_of",
+    "sketch_blocks",
+    "sketch_rows",
     "vuong_p_value",
 ]

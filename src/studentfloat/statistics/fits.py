@@ -10,12 +10,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy.optimize import minimize_scalar
 
 from studentfloat.errors import DataError
 from studentfloat.statistics.goodness import anderson_darling, kolmogorov_smirnov, vuong_p_value
 from studentfloat.statistics.laws import GeneralizedNormal, Laplace, Law, Logistic, Normal, StudentT
-from studentfloat.statistics.newton import maximize
+from studentfloat.statistics.newton import Maximum, golden_section, maximize
 from studentfloat.statistics.sketch import Cells, Sketch
 from studentfloat.statistics.student import SMALLEST_NU, fit_student_t_to_cells
 
@@ -29,6 +28,7 @@ _MOST_ZEROS = 0.25
 _FEWEST_CELLS = 8
 _LARGEST = 1e150
 _SIGNIFICANT = 0.05
+_LEAST_LOG_SHAPE, _GREATEST_LOG_SHAPE = math.log(0.05), math.log(60.0)
 
 
 @dataclass(frozen=True)
@@ -277,81 +277,53 @@ class _Work:
         return self._report(Logistic(at, scale), found.value, errors, 1)
 
     def _fit_generalized_normal(self) -> Fit:
-        if self.location is not None:
-            return self._generalized_normal_at(self.location)
-        # The likelihood has a corner in the location (for β <= 1): no derivative is asked for.
-        low, high = self.cells.quantile([0.3, 0.7])
-        found = minimize_scalar(
-            lambda at: -self._generalized_normal_shape(float(at))[2],
-            bounds=(low, high),
-            method="bounded",
-            options={"xatol": 1e-6 * float(high - low)},
-        )
-        return self._generalized_normal_at(float(found.x))
-
-    def _generalized_normal_shape(self, location: float) -> tuple[float, float, float]:
-        """The most likely shape and scale for a center, and the mean log-likelihood."""
-        distance = np.abs(self.cells.mean - location)
-        weight = self._weight[distance > 0]
-        log_distance = np.log(distance[distance > 0])
-
-        def profile(log_shape: float) -> tuple[float, float]:
-            shape = math.exp(log_shape)
-            # The mean of |d|^β, around the logarithm's own mean so that nothing overflows.
-            top = float(log_distance.max())
-            power = float(weight @ np.exp(shape * (log_distance - top)))
-            log_scale = (math.log(shape * power)) / shape + top
-            value = log_shape - math.log(2) - log_scale - math.lgamma(1 / shape) - 1 / shape
-            return value, log_scale
-
-        found = minimize_scalar(
-            lambda c: -profile(float(c))[0],
-            bounds=(math.log(0.1), math.log(50.0)),
-            method="bounded",
-            options={"xatol": 1e-8},
-        )
-        value, log_scale = profile(float(found.x))
-        return math.exp(float(found.x)), math.exp(log_scale), value
-
-    def _generalized_normal_at(self, location: float) -> Fit:
-        shape, scale, value = self._generalized_normal_shape(location)
-        errors = self._generalized_normal_errors(location, shape, scale)
-        return self._report(GeneralizedNormal(location, scale, shape), value, errors, 2)
-
-    def _generalized_normal_errors(
-        self, location: float, shape: float, scale: float
-    ) -> dict[str, float | None]:
-        """From the observed information in (log β, log α); the location is orthogonal to both."""
-        z = np.abs(self.cells.mean - location) / scale
-        log_z = np.log(np.where(z > 0, z, 1.0))
-        power = self._weight * z**shape
-        sums = float(power.sum()), float(power @ log_z), float(power @ log_z**2)
-        by_shape = (
-            -float(special.digamma(1 / shape)) / shape
-            - float(special.polygamma(1, 1 / shape)) / shape**2
-            - shape * sums[1]
-            - shape**2 * sums[2]
-        )
-        cross = shape * sums[0] + shape**2 * sums[1]
-        information = np.array([[-by_shape, -cross], [-cross, shape**2 * sums[0]]])
-        variance = np.diag(np.linalg.inv(information)) / self.count
+        location = self.location
+        if location is None:
+            # The likelihood has a corner in the location (for β <= 1): no derivative is asked for.
+            low, high = self.cells.quantile([0.3, 0.7])
+            location = golden_section(
+                lambda at: self._generalized_normal_at(at).value, low, high, 1e-6 * (high - low)
+            )
+        found = self._generalized_normal_at(location)
+        shape, scale = (math.exp(parameter) for parameter in found.at)
+        variance = np.diag(np.linalg.inv(-found.hessian)) / self.count
         errors: dict[str, float | None] = {
             name: size * math.sqrt(v) if v > 0 else None
             for name, size, v in zip(("shape", "scale"), (shape, scale), variance, strict=True)
         }
         if self.location is None:
-            # Information about the location, β(β-1) Γ(1-1/β) / (α² Γ(1/β)), needs β > 1.
-            errors["location"] = (
-                scale
-                * math.sqrt(
-                    math.exp(math.lgamma(1 / shape) - math.lgamma(2 - 1 / shape))
-                    / shape**2
-                    / self.count
-                )
-                if shape > 1
-                else None
-            )
-        return errors
+            errors["location"] = self._generalized_normal_location_error(shape, scale)
+        return self._report(GeneralizedNormal(location, scale, shape), found.value, errors, 2)
+
+    def _generalized_normal_at(self, location: float) -> Maximum:
+        """The most likely (log β, log α) for a center."""
+        distance = np.abs(self.cells.mean - location)
+        weight = self._weight[distance > 0]
+        log_distance = np.log(distance[distance > 0])
+
+        def objective(parameters: Floats) -> tuple[float, Floats, Floats]:
+            shape = math.exp(min(max(parameters[0], _LEAST_LOG_SHAPE), _GREATEST_LOG_SHAPE))
+            log_z = log_distance - parameters[1]
+            power = weight * np.exp(np.minimum(shape * log_z, 700.0))
+            sums = float(power.sum()), float(power @ log_z), float(power @ log_z**2)
+            inverse = 1 / shape
+            digamma = float(special.digamma(inverse)) * inverse
+            value = math.log(shape / 2) - parameters[1] - math.lgamma(inverse) - sums[0]
+            gradient = np.array([1 + digamma - shape * sums[1], shape * sums[0] - 1])
+            trigamma = float(special.zeta(2, inverse)) * inverse**2
+            bend = -digamma - trigamma - shape * sums[1] - shape**2 * sums[2]
+            cross = shape * sums[0] + shape**2 * sums[1]
+            return value, gradient, np.array([[bend, cross], [cross, -(shape**2) * sums[0]]])
+
+        middle = float(weight @ np.exp(log_distance))
+        return maximize(objective, [math.log(1.5), math.log(1.3 * middle)])
+
+    def _generalized_normal_location_error(self, shape: float, scale: float) -> float | None:
+        """From the information about the location, β² Γ(2-1/β) / (α² Γ(1/β)), where β > 1."""
+        if shape <= 1:
+            return None
+        ratio = math.exp(math.lgamma(1 / shape) - math.lgamma(2 - 1 / shape))
+        return scale / shape * math.sqrt(ratio / self.count)
 
     @property
     def _weight(self) -> Floats:

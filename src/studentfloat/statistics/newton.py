@@ -1,4 +1,7 @@
-"""Newton's method for a likelihood of one to three parameters, safeguarded."""
+"""Newton's method for a likelihood of one to three parameters, safeguarded; two simple searches.
+
+``scipy.optimize`` has all of these, and takes longer to import than a model's worth of fits.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Maximum", "Objective", "maximize"]
+__all__ = ["Maximum", "Objective", "bisect", "golden_section", "maximize"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -65,3 +68,39 @@ def _uphill(gradient: Floats, hessian: Floats) -> Floats:
     eigenvalues, axes = np.linalg.eigh(hessian)
     floor = 1e-12 * max(float(np.abs(eigenvalues).max()), 1e-300)
     return np.asarray(axes @ ((axes.T @ gradient) / np.maximum(np.abs(eigenvalues), floor)))
+
+
+def bisect(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function changes its sign between `low` and `high`, to 1e-6."""
+    rising = function(high) > 0
+    while abs(high - low) > 1e-6:
+        middle = (low + high) / 2
+        if (function(middle) > 0) == rising:
+            high = middle
+        else:
+            low = middle
+    return (low + high) / 2
+
+
+def golden_section(
+    function: Callable[[float], float], low: float, high: float, tolerance: float
+) -> float:
+    """Where a function with one maximum between `low` and `high` has it.
+
+    References
+    ----------
+    Kiefer, Proc. AMS 4(3), 1953.
+    """
+    ratio = (5**0.5 - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > tolerance:
+        if at_left > at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2

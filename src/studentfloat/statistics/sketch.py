@@ -269,11 +269,18 @@ class Sketch:
     __hash__ = None  # type: ignore[assignment]
 
     def _update_normal(self, chunk: npt.NDArray[np.float32]) -> bool:
-        """Count float32 numbers; False, with nothing done, if any is not a normal number."""
+        """Count float32 zeros and normal numbers; False, with nothing done, if any is neither."""
         narrow, index, weight = _scratch(chunk.size)
         bits = chunk.view(np.uint32)
         np.bitwise_and(bits, np.uint32(0x7FFFFFFF), out=narrow)
         lowest, highest = int(narrow.min()), int(narrow.max())
+        if lowest == 0 and highest >= _LEAST_NORMAL32:
+            nonzero = chunk[narrow != 0]
+            if not self._update_normal(nonzero):
+                return False
+            self.zeros += chunk.size - nonzero.size
+            self._note_extremes(chunk)
+            return True
         if lowest < _LEAST_NORMAL32 or highest >= _INFINITY32:
             return False
         self._note_extremes(chunk)
@@ -364,10 +371,10 @@ class Sketch:
         key = column + self._first
         octave = (key >> _MANTISSA_BITS) - _BIAS
         place = (key & (_CELLS_PER_OCTAVE - 1)).astype(np.float64)
-        low = np.ldexp(1 + place / _CELLS_PER_OCTAVE, octave)
-        high = low + np.ldexp(1.0 / _CELLS_PER_OCTAVE, octave)
-        mean = np.ldexp(1 + (place + fraction) / _CELLS_PER_OCTAVE, octave)
-        with np.errstate(over="ignore"):  # of the far ends of float64: infinity will do
+        with np.errstate(over="ignore"):  # at the far end of float64: infinity will do
+            low = np.ldexp(1 + place / _CELLS_PER_OCTAVE, octave)
+            high = low + np.ldexp(1.0 / _CELLS_PER_OCTAVE, octave)
+            mean = np.ldexp(1 + (place + fraction) / _CELLS_PER_OCTAVE, octave)
             square = mean**2
         if row == 0:
             return low, high, count, mean, square

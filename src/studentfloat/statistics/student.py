@@ -24,10 +24,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy.optimize import brentq
 
 from studentfloat.statistics.laws import StudentT, log_t_constant
-from studentfloat.statistics.newton import Maximum, maximize
+from studentfloat.statistics.newton import Maximum, bisect, maximize
 from studentfloat.statistics.sketch import Cells
 
 __all__ = ["LARGEST_NU", "SMALLEST_NU", "StudentFit", "fit_student_t_to_cells"]
@@ -248,7 +247,7 @@ def _end(likelihood: _Likelihood, found: Maximum, count: float, step: float) -> 
         if (at - limit) * step > 0:
             if root(limit) <= target:
                 return 0.0 if step < 0 else math.inf
-            return math.exp(brentq(lambda a: root(a) - target, top, limit, xtol=1e-6))
+            return math.exp(bisect(lambda a: root(a) - target, top, limit))
         here = root(at)
         if abs(here - target) < 1e-4 * target:
             break
@@ -272,7 +271,7 @@ def _lower_end(likelihood: _Likelihood, count: float, normal_value: float, rest:
         return LARGEST_NU
     if above(low) <= 0:
         return 0.0
-    return math.exp(brentq(above, low, high, xtol=1e-6))
+    return math.exp(bisect(above, low, high))
 
 
 def _standard_errors(
