@@ -1,0 +1,134 @@
+"""``studentfloat compare [MODEL]``: the main job."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("model", default="smollm2-135m")
+@click.option(
+    "--formats",
+    "--format",
+    "formats",
+    help="Comma-separated names or .toml files, each with an optional @scale-rule; "
+    "a leading '+' adds to the default ones. Default: the paper's eleven and two variants.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For results.json and report.html (default: studentfloat-compare-MODEL).",
+)
+@click.option(
+    "--block-size",
+    default="128",
+    show_default=True,
+    help="Numbers that share a scale: a number, 'row' or 'tensor'.",
+)
+@click.option(
+    "--scale-rule",
+    default="absmax",
+    show_default=True,
+    help="absmax, signed-absmax, mse, or published (for comparison only).",
+)
+@click.option(
+    "--scale-dtype",
+    default="float32",
+    show_default=True,
+    help="float32, float16, bfloat16, e8m0 or e4m3.",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to measure on (default: the language reference in CPython).",
+)
+@click.option("--windows", default=12, show_default=True, help="How many windows of the text.")
+@click.option("--window-length", default=512, show_default=True, help="Tokens in a window.")
+@click.option("--weights-only", is_flag=True, help="Weight errors alone, no evaluation: seconds.")
+@click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
+@click.option("--head", is_flag=True, help="Quantize the output head too.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
+@click.option("--no-page", is_flag=True, help="Do not write report.html.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option(
+    "--allow-pickle-code-execution",
+    is_flag=True,
+    help="Load pickled weights, which can run any code on this machine.",
+)
+@click.option(
+    "--allow-remote-code-execution",
+    is_flag=True,
+    help="Run Python code that comes with the model, which can do anything.",
+)
+def compare(model: str, **options: Any) -> None:
+    """What each number format costs MODEL.
+
+    MODEL is 'smollm2-135m' (embedded, the default), a directory with safetensors, a .gguf
+    file, or a Hugging Face id. Its linear weights are quantized to each format in turn; the
+    table tells bits per weight, weight error, perplexity, divergence from the original and
+    agreement with it, and which differences are real. Interrupted, the same command goes on
+    where it stopped.
+    """
+    from studentfloat.cli.progress import progress_on_stderr
+    from studentfloat.models import Trust
+    from studentfloat.records import record_to_json, write_json, write_text_atomically
+    from studentfloat.report import comparison_page, print_comparison
+    from studentfloat.study import CompareOptions
+    from studentfloat.study import compare as run
+
+    directory: Path = options["output"] or Path(f"studentfloat-compare-{_slug(model)}")
+    text = options["text"]
+    wanted = CompareOptions(
+        model=model,
+        formats=_formats(options["formats"]),
+        block_size=options["block_size"],
+        scale_rule=options["scale_rule"],
+        scale_dtype=options["scale_dtype"],
+        text=None if text is None else str(text),
+        windows=options["windows"],
+        window_length=options["window_length"],
+        weights_only=options["weights_only"],
+        embeddings=options["embeddings"],
+        head=options["head"],
+        seed=options["seed"],
+        trust=Trust(
+            pickle=options["allow_pickle_code_execution"],
+            remote_code=options["allow_remote_code_execution"],
+        ),
+    )
+    with progress_on_stderr(quiet=options["quiet"]) as progress:
+        result = run(wanted, directory=directory, progress=progress)
+    write_json(directory / "results.json", record_to_json(result))
+    written = f"results: {directory / 'results.json'}"
+    if not options["no_page"]:
+        write_text_atomically(directory / "report.html", comparison_page(result))
+        written += f"\npage:    {(directory / 'report.html').resolve()}"
+    if options["as_json"]:
+        click.echo((directory / "results.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        from rich.console import Console
+
+        print_comparison(result, Console(soft_wrap=True))
+    click.echo(written, err=options["as_json"])
+
+
+def _formats(given: str | None) -> tuple[str, ...]:
+    from studentfloat.study import DEFAULT_FORMATS
+
+    if given is None:
+        return DEFAULT_FORMATS
+    added = given.startswith("+")
+    names = tuple(name.strip() for name in given.removeprefix("+").split(",") if name.strip())
+    return (*DEFAULT_FORMATS, *names) if added else names
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", Path(model).name or "model").strip("-") or "model"

@@ -1,0 +1,79 @@
+"""The command line: one module a subcommand, loaded when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import click
+
+from studentfloat import __version__
+from studentfloat.errors import StudentFloatError
+
+__all__ = ["cli", "main"]
+
+# Name of the subcommand, its module, and its help: stated here so that `--help` imports none.
+_COMMANDS = {
+    "compare": "What each number format costs a model: the main job.",
+    "formats": "List the number formats, or show one.",
+}
+
+_INTERRUPTED = 1
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported only when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"studentfloat.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="studentfloat")
+def cli() -> None:
+    """What does a number format cost a large language model?
+
+    Results go to stdout (--json for machines), progress to stderr. Exit status: 0 done,
+    1 failed, 2 misuse.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(_run(lambda: cli.main(standalone_mode=False)))
+
+
+def _run(call: Callable[[], object]) -> int:
+    """Run, turn errors into one line on stderr, and give the exit status."""
+    try:
+        result = call()
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except StudentFloatError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: the same command goes on where it stopped", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has had enough; nothing more can be written there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _INTERRUPTED
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,69 @@
+"""Progress on stderr: a bar with an estimate in a terminal, a line per step elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_on_stderr"]
+
+_LEAST_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def progress_on_stderr(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
+    """Give a function that takes the share done (0 to 1) and what is being done."""
+    if quiet:
+        yield lambda share, what: None
+    elif sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[float, str], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        # An estimate over the last minutes: formats differ little, the machine's load much.
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), speed_estimate_period=120, transient=True
+    ) as progress:
+        task = progress.add_task("starting", total=1.0)
+        yield lambda share, what: progress.update(task, completed=share, description=what)
+
+
+class _Lines:
+    """A line when the work changes, and every few seconds while it goes on."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._what = ""
+        self._said = -_LEAST_SECONDS_BETWEEN_LINES
+
+    def __call__(self, share: float, what: str) -> None:
+        elapsed = time.monotonic() - self._started
+        if what == self._what and elapsed - self._said < _LEAST_SECONDS_BETWEEN_LINES:
+            return
+        self._what, self._said = what, elapsed
+        left = f", about {elapsed * (1 - share) / share:.0f} s left" if share > 0.05 else ""
+        print(f"{share:4.0%} {what} ({elapsed:.0f} s{left})", file=sys.stderr, flush=True)

@@ -1,0 +1,135 @@
+"""The text that quality is measured on, and the windows cut from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studentfloat.errors import ConfigError, DataError
+from studentfloat.models import LoadedModel, ModelKind
+from studentfloat.models.quiet import quiet_transformers
+
+__all__ = ["EvaluationText", "cut_windows", "load_text"]
+
+_LARGEST_TEXT = 256 << 20
+_SHORTEST_WINDOW = 2
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """A text and where it comes from."""
+
+    content: str
+    source: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the text in UTF-8."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def load_text(path: str | Path | None = None) -> EvaluationText:
+    """Read a text file in UTF-8, or the text that every CPython carries.
+
+    Parameters
+    ----------
+    path
+        A file of up to 256 MiB; None for ``pydoc_data.topics``, the language reference as
+        shown by ``help()``. That differs a little between Python versions: results record
+        its hash.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is not text, or is empty.
+    """
+    if path is None:
+        from pydoc_data.topics import topics
+
+        content = "\n\n".join(topics[key].strip() for key in sorted(topics))
+        return EvaluationText(content, "pydoc_data.topics, the Python language reference")
+    file = Path(path)
+    try:
+        if file.stat().st_size > _LARGEST_TEXT:
+            raise DataError(f"the text {file} is larger than 256 MiB: cut it")
+        content = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read the text {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the text {file} is not UTF-8 (byte {error.start})") from error
+    if not content.strip():
+        raise DataError(f"the text {file} is empty")
+    return EvaluationText(content, f"file {file.name}")
+
+
+def cut_windows(text: EvaluationText, model: LoadedModel, *, count: int, length: int) -> Tensor:
+    """Cut windows of tokens, evenly spread over a text, without overlap.
+
+    Parameters
+    ----------
+    text, model
+        The model's tokenizer makes the tokens. For encoders a window begins and ends with
+        the special tokens that they expect.
+    count, length
+        Number of windows, tokens in each.
+
+    Returns
+    -------
+    Tensor
+        int64, of shape ``(count, length)``.
+
+    Raises
+    ------
+    DataError
+        If the text is too short; the message says what would fit.
+    ConfigError
+        If the model cannot take windows of that length.
+    """
+    if length < _SHORTEST_WINDOW or count < 1:
+        raise ConfigError(
+            f"{count} windows of {length} tokens: at least 1 window of {_SHORTEST_WINDOW} tokens"
+        )
+    limit = model.longest_window
+    if limit is not None and length > limit:
+        raise ConfigError(
+            f"windows of {length} tokens are longer than {model.source.name} takes: at most {limit}"
+        )
+    start, end = _special_tokens(model)
+    inner = length - len(start) - len(end)
+    tokens = _tokens(text, model.tokenizer, model.source.name)
+    if len(tokens) < count * inner:
+        fit = len(tokens) // inner
+        remedy = f"--windows {fit}" if fit else f"--window-length {max(2, len(tokens))} or shorter"
+        raise DataError(
+            f"the text ({text.source}) has {len(tokens)} tokens, too few for {count} windows of "
+            f"{length}: use {remedy}, or a longer text"
+        )
+    last = len(tokens) - inner
+    starts = [0] if count == 1 else [round(last * k / (count - 1)) for k in range(count)]
+    rows = [[*start, *tokens[begin : begin + inner], *end] for begin in starts]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _tokens(text: EvaluationText, tokenizer: Any, name: str) -> Sequence[int]:
+    if tokenizer is None:
+        raise DataError(
+            f"model {name} has no tokenizer, so it cannot read a text: use --weights-only"
+        )
+    with quiet_transformers():
+        tokens: Sequence[int] = tokenizer(text.content, add_special_tokens=False)["input_ids"]
+    return tokens
+
+
+def _special_tokens(model: LoadedModel) -> tuple[list[int], list[int]]:
+    if model.kind is ModelKind.CAUSAL or model.tokenizer is None:
+        return [], []
+    first = getattr(model.tokenizer, "cls_token_id", None)
+    last = getattr(model.tokenizer, "sep_token_id", None)
+    return ([first] if first is not None else []), ([last] if last is not None else [])

@@ -1,0 +1,109 @@
+"""A comparison as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from studentfloat.records import Comparison, FormatQuality
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["comparison_rows", "print_comparison"]
+
+_HEADINGS = {
+    "rank": "rank",
+    "name": "format",
+    "scale_rule": "scale rule",
+    "bits_per_weight": "bits/weight",
+    "weight_nmse": "weight error",
+    "perplexity": "perplexity",
+    "kl": "KL (nats)",
+    "top1_agreement": "same top token",
+    "output_nmse": "output error",
+}
+
+
+def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table; columns that no format has are left out."""
+    shown = [
+        key for key in _HEADINGS if any(getattr(row, key) is not None for row in comparison.formats)
+    ]
+    ties = Counter(row.rank for row in comparison.formats)
+    rows = [
+        [_cell(row, key, tied=ties[row.rank] > 1) for key in shown] for row in comparison.formats
+    ]
+    return [_HEADINGS[key] for key in shown], rows
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the table, what it says, and what to bear in mind."""
+    from rich.table import Table
+    from rich.text import Text
+
+    headings, rows = comparison_rows(comparison)
+    table = Table(title=_title(comparison), title_justify="left")
+    for heading in headings:
+        table.add_column(
+            heading, justify="left" if heading in ("format", "scale rule") else "right"
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    parts: list[RenderableType] = [table, *(Text(line) for line in notes(comparison))]
+    for part in parts:
+        console.print(part)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the table's figures mean, what was left alone, and every caution."""
+    lines = []
+    if comparison.baseline.perplexity is not None:
+        lines.append(
+            f"The original model has perplexity "
+            f"{_with_error(comparison.baseline.perplexity, comparison.baseline.perplexity_se, 2)}."
+        )
+    if comparison.differences:
+        real = sum(pair.significant for pair in comparison.differences)
+        lines.append(
+            f"Ranked by {comparison.ranked_by}: a format ranks below those that are "
+            f"significantly better (paired bootstrap over windows, Holm-adjusted, 5 %: {real} of "
+            f"{len(comparison.differences)} pairs differ); equal ranks are ties. ± is one "
+            "standard error over windows."
+        )
+    elif comparison.ranked_by == "weight_nmse":
+        lines.append("Ranked by weight error alone, which does not order formats as quality does.")
+    if comparison.skipped:
+        reasons = Counter(tensor.reason for tensor in comparison.skipped)
+        listed = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        lines.append(f"Left as they were: {listed}.")
+    lines += [f"{row.name}: {row.note}." for row in comparison.formats if row.note]
+    return lines + [f"Caution: {caution}" for caution in comparison.cautions]
+
+
+def _title(comparison: Comparison) -> str:
+    settings = comparison.provenance.settings
+    title = f"{comparison.model}, blocks of {settings.get('block_size')}"
+    if comparison.provenance.text_sha256 is not None:
+        title += f", {settings.get('windows')} windows of {settings.get('window_length')} tokens"
+    return title
+
+
+def _cell(row: FormatQuality, key: str, *, tied: bool) -> str:
+    value = getattr(row, key)
+    if value is None:
+        return "-"
+    if key == "rank":
+        return f"={value}" if tied else str(value)
+    if key in ("name", "scale_rule"):
+        return str(value)
+    if key == "bits_per_weight":
+        return f"{value:.3f}"
+    if key == "weight_nmse":
+        return f"{value:.5f}"
+    digits = {"perplexity": 2, "kl": 3, "top1_agreement": 3, "output_nmse": 5}[key]
+    return _with_error(value, getattr(row, f"{key}_se"), digits)
+
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

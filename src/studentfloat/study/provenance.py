@@ -1,0 +1,63 @@
+"""Where a result comes from."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from studentfloat.models import ModelSource
+from studentfloat.records import Provenance
+
+__all__ = ["make_provenance"]
+
+_PACKAGES = ("studentfloat", "torch", "transformers", "numpy", "scipy")
+
+
+def make_provenance(
+    source: ModelSource,
+    *,
+    seed: int,
+    text_sha256: str | None,
+    text_source: str | None,
+    settings: dict[str, Any],
+) -> Provenance:
+    """Collect versions, hashes and the machine."""
+    return Provenance(
+        versions={"python": platform.python_version(), **_versions()},
+        seed=seed,
+        model_sha256=source.sha256,
+        model_source=source.description,
+        text_sha256=text_sha256,
+        text_source=text_source,
+        machine={
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+        },
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        settings=settings,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
