@@ -18,6 +18,8 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "compare": "What each number format costs a model: the main job.",
     "formats": "List the number formats, or show one.",
+    "profile": "Which law do a model's weights and activations follow?",
+    "derive": "The format that follows from a profile.",
 }
 
 _INTERRUPTED = 1

@@ -87,7 +87,8 @@ def capture_activations(
         if kind not in CAPTURE_KINDS:
             raise ConfigError(f"cannot capture {kind!r}: known are {', '.join(CAPTURE_KINDS)}")
     sketches = ActivationSketches()
-    with listening(model, kinds, sketches), torch.inference_mode():
+    # no_grad, not inference_mode: tensors of that keep no version, which `see` looks at.
+    with listening(model, kinds, sketches), torch.no_grad():
         for batch in batches:
             model(**batch)
             sketches.forget_last()

@@ -182,7 +182,8 @@ class GeneralizedNormal(Law):
         return np.asarray(special.gammaincc(1 / self.shape, z**self.shape) / 2)
 
     def _tail_quantile(self, q: Floats) -> Floats:
-        return np.asarray(special.gammainccinv(1 / self.shape, 2 * q) ** (1 / self.shape))
+        power = np.asarray(special.gammainccinv(1 / self.shape, 2 * q), dtype=np.float64)
+        return np.asarray(power ** (1 / self.shape))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class Maximum(NamedTuple):
     hessian: Floats
 
 
-def maximize(objective: Objective, start: npt.ArrayLike) -> Maximum:
+def maximize(
+    objective: Objective, start: npt.ArrayLike, stop: Callable[[Floats], bool] = lambda at: False
+) -> Maximum:
     """Climb to a maximum.
 
     Parameters
@@ -42,6 +44,8 @@ def maximize(objective: Objective, start: npt.ArrayLike) -> Maximum:
         their own size, so that a step of 1 is a long one: no step is longer.
     start
         Shape ``(k,)``.
+    stop
+        Asked at each step; where it is true the climb ends, there and then.
     """
     at = np.array(start, dtype=np.float64)
     value, gradient, hessian = objective(at)
@@ -58,7 +62,7 @@ def maximize(objective: Objective, start: npt.ArrayLike) -> Maximum:
             break
         at = at + step
         value, gradient, hessian = following
-        if float(np.abs(step).max()) < _SMALLEST_STEP:
+        if float(np.abs(step).max()) < _SMALLEST_STEP or stop(at):
             break
     return Maximum(at, value, hessian)
 

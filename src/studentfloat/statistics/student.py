@@ -164,7 +164,8 @@ def fit_student_t_to_cells(cells: Cells, location: float | None, center: float) 
     start = _start(cells, around, unit)
     if location is None:
         start = np.append(start, center / unit)
-    found = maximize(likelihood, start)
+    bounds = math.log(SMALLEST_NU), math.log(LARGEST_NU)
+    found = maximize(likelihood, start, lambda at: not bounds[0] <= at[0] <= bounds[1])
     normal_mean = float(weight @ cells.mean) if location is None else location
     variance = float(weight @ (cells.square + normal_mean * (normal_mean - 2 * cells.mean)))
     normal_value = -0.5 * math.log(2 * math.pi * variance) - 0.5

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,17 +33,41 @@ from studentfloat.statistics import (
     sketch_rows,
 )
 from studentfloat.study.profile_file import tensor_from_json, tensor_to_json
+from studentfloat.study.provenance import machine_facts, package_versions
 
-if TYPE_CHECKING:
-    from studentfloat.study.activations import ActivationSettings
+__all__ = ["ActivationSettings", "ProfileSettings", "merge_profiles", "profile_model", "summarize"]
 
-__all__ = ["ProfileSettings", "merge_profiles", "profile_model", "summarize"]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is done now, and how many steps are done and there in all."""
+Progress: TypeAlias = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and what is being done."""
 
 _NO_TRUST = Trust()
 _GPT2_TRANSPOSED = ("c_attn", "c_proj", "c_fc", "q_attn")
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """Which activations to profile, and on what.
+
+    Attributes
+    ----------
+    text
+        A UTF-8 file, or None for the text that every CPython carries.
+    windows, window_length
+        How many, and tokens in each; a text too short for them gives what it has.
+    capture
+        Of :data:`~studentfloat.models.capture.CAPTURE_KINDS`.
+    """
+
+    text: str | None = None
+    windows: int = 8
+    window_length: int = 512
+    capture: tuple[str, ...] = ("linear",)
+
+    def __post_init__(self) -> None:
+        if self.windows < 1 or self.window_length < 2:
+            raise ConfigError(
+                f"{self.windows} windows of {self.window_length} tokens: at least 1 of 2 tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,7 +132,7 @@ def profile_model(
     """
     start = time.perf_counter()
     source = _find(name, trust)
-    say = progress or (lambda what, done, total: None)
+    say = progress or (lambda share, what: None)
     notes: list[str] = []
     done, skipped = _weights(source, settings, _Journal(journal, source, settings), say, notes)
     if settings.activations is not None:
@@ -131,9 +153,8 @@ def profile_model(
         summary=summarize(done),
         source=source.description,
         settings=json.loads(json.dumps(asdict(settings))),
-        versions={package: version(package) for package in ("studentfloat", "numpy", "scipy")}
-        | {"python": platform.python_version()},
-        machine={"platform": platform.platform(), "machine": platform.machine()},
+        versions=package_versions(),
+        machine=machine_facts(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - start,
         skipped=tuple(skipped),
@@ -175,13 +196,13 @@ def _weights(
     transposed = _has_transposed_layers(source)
     profiles = []
     for step, tensor in enumerate(wanted):
-        say(tensor.name, step, len(wanted))
+        # By count, not by bytes: the fits take as long as the reading.
+        say(step / len(wanted) * (0.3 if settings.activations else 1.0), "weights")
         profile = journal.done.get(tensor.name)
         if profile is None:
             profile = _weight(tensor, settings, transposed)
             journal.add(profile)
         profiles.append(profile)
-    say("weights", len(wanted), len(wanted))
     return profiles, skipped
 
 
