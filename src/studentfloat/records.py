@@ -403,6 +403,15 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class QuantilePairs:
+    """A Q-Q plot: quantiles at the same probabilities, in units of the root mean square."""
+
+    numbers: tuple[float, ...]
+    student_t: tuple[float, ...]
+    normal: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class TensorProfile:
     """What the numbers of one weight or activation look like.
 
@@ -444,6 +453,7 @@ class TensorProfile:
     blocks: LawFits | None = None
     channels: LawFits | None = None
     histogram: Histogram | None = None
+    quantiles: QuantilePairs | None = None
     problem: str | None = None
 
 

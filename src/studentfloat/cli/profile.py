@@ -99,7 +99,7 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
     if options["output"]:
         write_json(options["output"], data)
     if options["page"]:
-        from studentfloat.report.profile_page import profile_page
+        from studentfloat.report import profile_page
 
         write_text_atomically(options["page"], profile_page(result.profiles, result.not_run))
     if options["as_json"]:
@@ -107,7 +107,7 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
     else:
         from rich.console import Console
 
-        from studentfloat.report.profile_table import print_profiles
+        from studentfloat.report import print_profiles
 
         print_profiles(result.profiles, result.not_run, Console(soft_wrap=True))
     for what, path in (("profile", options["output"]), ("page", options["page"])):

@@ -17,7 +17,7 @@ _NAMES = {
     "student_t": "t",
     "normal": "normal",
     "laplace": "Laplace",
-    "generalized_normal": "gen. normal",
+    "generalized_normal": "generalized normal",
     "logistic": "logistic",
 }
 
@@ -26,7 +26,7 @@ def summary_rows(profiles: Sequence[Profile]) -> tuple[list[str], list[list[str]
     """Headings and cells of the paper's table."""
     headings = [
         *("model", "of", "tensors", "mean ν", "median ν", "10 % to 90 %", "KS t", "KS normal"),
-        *("difference", "t is nearer", "best law"),
+        *("difference", "t is nearer"),
     ]
     rows = [
         [
@@ -40,7 +40,6 @@ def summary_rows(profiles: Sequence[Profile]) -> tuple[list[str], list[list[str]
             f"{row.mean_ks_normal:.4f}",
             f"{row.mean_ks_difference:+.4f}",
             f"{100 * row.student_t_fits_better:.1f} %",
-            ", ".join(f"{_NAMES[law]} {count}" for law, count in row.best.items()),
         ]
         for profile in profiles
         for row in profile.summary
@@ -56,7 +55,9 @@ def role_rows(profile: Profile) -> tuple[list[str], list[list[str]]]:
             key = (tensor.kind if tensor.part == "linear" else tensor.part, tensor.role)
             groups.setdefault(key, []).append((tensor.laws, tensor.blocks, tensor.channels))
     views = ["as they are", "by block", "by channel"]
-XX    rows = []
+    every = [fits for group in groups.values() for fits in group]
+    shown = [i for i in range(3) if any(fits[i] is not None for fits in every)]
+    rows = []
     for (kind, role), fits in groups.items():
         row = [kind, role, str(len(fits))]
         for i in shown:
@@ -71,7 +72,7 @@ def _median_nu(laws: Sequence[LawFits]) -> str:
         math.inf if law.student_t.degrees_of_freedom is None else law.student_t.degrees_of_freedom
         for law in laws
     )
-    return _nu(values[len(values) // 2]) if values else "-"
+    return _nu(values[(len(values) - 1) // 2]) if values else "-"
 
 
 def profile_notes(profiles: Sequence[Profile], not_run: Mapping[str, str]) -> list[str]:
@@ -82,6 +83,12 @@ def profile_notes(profiles: Sequence[Profile], not_run: Mapping[str, str]) -> li
         lines += [f"{profile.model}, {tensor.name}: {tensor.problem}." for tensor in bad[:20]]
         if len(bad) > 20:
             lines.append(f"{profile.model}: {len(bad) - 20} more like these (see the JSON).")
+        lines += [
+            f"{profile.model}, best law by AIC, {row.kind}: "
+            + ", ".join(f"{_NAMES[law]} {count}" for law, count in row.best.items())
+            + "."
+            for row in profile.summary
+        ]
         lines += [f"{profile.model}: {note}." for note in profile.notes]
         lines += [f"Caution: {caution}" for caution in profile.cautions]
     lines += [f"{name} was not run: {why}." for name, why in not_run.items()]
@@ -92,9 +99,12 @@ def print_profiles(
     profiles: Sequence[Profile], not_run: Mapping[str, str], console: Console
 ) -> None:
     """Print the tables, and what to bear in mind."""
+    from rich.console import Console as AnyConsole
     from rich.table import Table
     from rich.text import Text
 
+    # Cut columns would mislead: in a narrow terminal the lines wrap.
+    wide = AnyConsole(file=console.file, width=max(console.width, 120), soft_wrap=True)
     tables = [("Which law? Mean over tensors; ν = ∞ is the normal law", summary_rows(profiles))]
     if len(profiles) == 1:
         tables.append(("By kind of layer", role_rows(profiles[0])))
@@ -107,8 +117,7 @@ def print_profiles(
             table.add_column(heading, justify="left" if is_text else "right")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        # Cut columns would be read wrongly: where the terminal is narrow, lines wrap.
-        console.print(table, width=max(console.width, 150), crop=False, no_wrap=True)
+        wide.print(table)
     for line in profile_notes(profiles, not_run):
         console.print(Text(line))
 

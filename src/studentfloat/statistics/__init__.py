@@ -17,7 +17,7 @@ from studentfloat.statistics.laws import (
 )
 from studentfloat.statistics.scaled import sketch_blocks, sketch_rows
 from studentfloat.statistics.sketch import Cells, Sketch
-from studentfloat.statistics.summary import histogram_of, record_of, shape_of
+from studentfloat.statistics.summary import histogram_of, quantiles_of, record_of, shape_of
 
 __all__ = [
     "LAWS",
@@ -37,6 +37,7 @@ __all__ = [
     "histogram_of",
     "kolmogorov_smirnov",
     "quantile_pairs",
+    "quantiles_of",
     "record_of",
     "shape_of",
     "sketch_blocks",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
-from studentfloat.records import Histogram, LawFit, LawFits
+from studentfloat.records import Histogram, LawFit, LawFits, QuantilePairs
 from studentfloat.statistics.fits import Fit, Fits
+from studentfloat.statistics.goodness import quantile_pairs
 from studentfloat.statistics.laws import GeneralizedNormal, StudentT
 from studentfloat.statistics.sketch import Sketch
 
-__all__ = ["histogram_of", "record_of", "shape_of"]
+__all__ = ["histogram_of", "quantiles_of", "record_of", "shape_of"]
 
 _PER_UNIT = 64
+_QUANTILES = 41
 
 
 def record_of(fits: Fits) -> LawFits:
@@ -69,3 +72,15 @@ def histogram_of(sketch: Sketch) -> Histogram:
     first = int(place[0])
     counts = np.bincount(place - first, weights=cells.count)
     return Histogram(unit, _PER_UNIT, first, tuple(int(n) for n in counts))
+
+
+def quantiles_of(fits: Fits) -> QuantilePairs:
+    """Q-Q points against the t and the normal law, in units of the root mean square."""
+    unit = math.sqrt(float(fits.cells.count @ fits.cells.square) / fits.cells.total)
+    by_t, numbers = quantile_pairs(fits.cells, fits.by_law["student_t"].law, _QUANTILES)
+    by_normal, _ = quantile_pairs(fits.cells, fits.by_law["normal"].law, _QUANTILES)
+    return QuantilePairs(*(_rounded(part / unit) for part in (numbers, by_t, by_normal)))
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)

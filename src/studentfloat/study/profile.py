@@ -27,6 +27,7 @@ from studentfloat.statistics import (
     Sketch,
     fit_laws,
     histogram_of,
+    quantiles_of,
     record_of,
     shape_of,
     sketch_blocks,
@@ -289,10 +290,11 @@ def profile_of_sketch(
     fields
         Name, kind and so on of the :class:`~studentfloat.records.TensorProfile`.
     """
-    laws = histogram = None
+    laws = histogram = quantiles = None
     if problem is None:
         try:
-            laws = record_of(fit_laws(sketch, location=location))
+            fits = fit_laws(sketch, location=location)
+            laws, quantiles = record_of(fits), quantiles_of(fits)
             histogram = histogram_of(sketch)
         except DataError as error:
             problem = str(error)
@@ -311,6 +313,7 @@ def profile_of_sketch(
         maximum=sketch.maximum if seen else None,
         laws=laws,
         histogram=histogram,
+        quantiles=quantiles,
         problem=problem,
     )
 
@@ -329,7 +332,7 @@ def _summary(kind: str, fits: list[LawFits]) -> ProfileSummary:
     nu = np.array([fit.student_t.degrees_of_freedom for fit in fits], dtype=np.float64)
     finite = nu[np.isfinite(nu)]
     # Percentiles by rank, so that infinite ones take part.
-    low, median, high = (float(np.quantile(nu, q, method="nearest")) for q in (0.1, 0.5, 0.9))
+    low, median, high = (float(np.quantile(nu, q, method="lower")) for q in (0.1, 0.5, 0.9))
     ks_t = np.array([fit.student_t.ks for fit in fits])
     ks_normal = np.array([fit.normal.ks for fit in fits])
     best = [fit.best for fit in fits]

@@ -13,6 +13,7 @@ from studentfloat.records import (
     LawFits,
     Profile,
     ProfileSummary,
+    QuantilePairs,
     SkippedTensor,
     TensorProfile,
     read_json,
@@ -34,8 +35,7 @@ def tensor_to_json(tensor: TensorProfile) -> dict[str, Any]:
     """One tensor, its laws flattened into it as the contract has them."""
     data = record_to_json(tensor)
     laws = data.pop("laws") or dict.fromkeys((*LAWS, "best"))
-    laws.pop("count", None)
-    return {**data, **laws}
+    return {**data, "fitted": laws.pop("count", None), **laws}
 
 
 def read_profile(path: str | Path) -> Profile:
@@ -77,6 +77,7 @@ def profile_from_json(data: Any, where: str = "the data") -> Profile:
 def tensor_from_json(data: dict[str, Any]) -> TensorProfile:
     """One tensor back from JSON."""
     rest = dict(data)
+    fitted = rest.pop("fitted")
     flat = {
         key: rest.pop(key)
         for key in (*LAWS, "best", "runner_up", "best_p_value", "best_is_significant",
@@ -85,9 +86,8 @@ def tensor_from_json(data: dict[str, Any]) -> TensorProfile:
     }  # fmt: skip
     laws = None
     if flat.get("best") is not None:
-        normal = flat["notes"]
-        laws = _laws({**flat, "count": rest["count"], "notes": normal})
-    histogram = rest.pop("histogram")
+        laws = _laws({**flat, "count": fitted})
+    histogram, quantiles = rest.pop("histogram"), rest.pop("quantiles")
     return TensorProfile(
         **{
             **rest,
@@ -97,6 +97,9 @@ def tensor_from_json(data: dict[str, Any]) -> TensorProfile:
             "channels": _laws(rest["channels"]) if rest["channels"] else None,
             "histogram": Histogram(**{**histogram, "counts": tuple(histogram["counts"])})
             if histogram
+            else None,
+            "quantiles": QuantilePairs(**{key: tuple(row) for key, row in quantiles.items()})
+            if quantiles
             else None,
         }
     )
