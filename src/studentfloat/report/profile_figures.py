@@ -31,6 +31,7 @@ def profile_figures(profile: Profile) -> list[Figure]:
         raise MissingDependencyError.for_extra("altair", "report") from error
     alt.data_transformers.disable_max_rows()
     fitted = [tensor for tensor in profile.tensors if tensor.laws is not None]
+    fitted.sort(key=lambda tensor: tensor.part != "linear")  # the first is shown first
     if not fitted:
         return []
     return [

@@ -194,7 +194,7 @@ class Logistic(Law):
 
     def _log_density(self, z: Floats) -> Floats:
         magnitude = np.abs(z)
-        return -magnitude - 2 * np.log1p(np.exp(-magnitude))
+        return np.asarray(-magnitude - 2 * np.log1p(np.exp(-magnitude)))
 
     def _tail(self, z: Floats) -> Floats:
         return np.asarray(special.expit(-z))

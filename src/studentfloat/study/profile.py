@@ -6,7 +6,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,6 +69,11 @@ class ActivationSettings:
             raise ConfigError(
                 f"{self.windows} windows of {self.window_length} tokens: at least 1 of 2 tokens"
             )
+        from studentfloat.models.capture import CAPTURE_KINDS  # with torch, needed from here on
+
+        for kind in self.capture:
+            if kind not in CAPTURE_KINDS:
+                raise ConfigError(f"cannot capture {kind!r}: known are {', '.join(CAPTURE_KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -390,15 +395,13 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
     notes = dict.fromkeys(note for part in profiles for note in part.notes)
     if missing:
         notes[f"of {max(whole)} shards these are missing: {', '.join(map(str, missing))}"] = None
-    return Profile(
-        **{
-            **{name: getattr(first, name) for name in first.__dataclass_fields__},
-            "tensors": tuple(tensors),
-            "summary": summarize(tensors),
-            "settings": {**first.settings, "shard": [1, 1]},
-            "seconds": sum(part.seconds for part in profiles),
-            "notes": tuple(notes),
-        }
+    return replace(
+        first,
+        tensors=tuple(tensors),
+        summary=summarize(tensors),
+        settings={**first.settings, "shard": [1, 1]},
+        seconds=sum(part.seconds for part in profiles),
+        notes=tuple(notes),
     )
 
 
