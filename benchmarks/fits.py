@@ -1,4 +1,4 @@
-"""How fast and how exact the fits are: ``python benchmarks/fits.py [--quick]``.
+"""How fast and how exact the fits are: ``python benchmarks/fits.py [--quick] [--only PART...]``.
 
 Side by side in one run, on one core unless said otherwise: Student's t by this package (from
 the array in memory to ν, sketch included) and by ``scipy.stats.t.fit``; then ν against the
@@ -100,7 +100,7 @@ def directories() -> list[Path]:
     return found
 
 
-def real_tensors(tensors: int | None) -> None:
+def real_tensors(tensors: int) -> None:
     """All matrices in memory: time to fit them, and ν and KS against the full data."""
     from scipy import stats
 
@@ -118,7 +118,7 @@ def real_tensors(tensors: int | None) -> None:
             fit(values)
         cpu, wall = time.process_time() - before, time.perf_counter() - wall
         print(f"  {name}: {cpu:.2f} s of processor time, {wall:.2f} s of clock, one thread")
-    step = 1 if tensors is None else max(1, len(loaded) // tensors)
+    step = max(1, len(loaded) // tensors)
     worst_nu = worst_ks = 0.0
     chosen = [pair for pair in loaded[::step] if pair[1].size < 5_000_000]
     for _, values in chosen:
@@ -189,16 +189,21 @@ def forward(windows: int) -> None:
 
 
 def main() -> None:
-    """Run everything and print it."""
+    """Run the parts asked for and print them."""
+    parts: dict[str, Callable[[bool], None]] = {
+        "growth": lambda quick: growth([10**6, 10**7] if quick else [10**6, 10**7, 10**8]),
+        "scipy": lambda quick: against_scipy([50_000, 10**6] if quick else [50_000, 10**6, 10**7]),
+        "tensors": lambda quick: real_tensors(12 if quick else 42),
+        "command": lambda quick: command(),
+        "forward": lambda quick: forward(2 if quick else 4),
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="no SciPy beyond 1 M, fewer tensors")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=list(parts), nargs="+", default=list(parts))
+    arguments = parser.parse_args()
     print(f"numpy {np.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    growth([1_000_000, 10_000_000] if quick else [1_000_000, 10_000_000, 100_000_000])
-    against_scipy([50_000, 1_000_000] if quick else [50_000, 1_000_000, 10_000_000])
-    real_tensors(12 if quick else None)
-    command()
-    forward(2 if quick else 4)
+    for name in arguments.only:
+        parts[name](arguments.quick)
 
 
 if __name__ == "__main__":

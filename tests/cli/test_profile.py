@@ -100,3 +100,13 @@ def test_profiling_weights_leaves_torch_unloaded(model) -> None:
         f"profile_model({str(model)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_papers_networks_are_a_list_of_hub_ids() -> None:
+    from pathlib import Path
+
+    from studentfloat.study.profiles import models_in
+
+    names = models_in(Path(__file__).parents[2] / "studies" / "paper-networks.toml")
+    assert len(names) == len(set(names)) == 25
+    assert all(name.count("/") == 1 for name in names)
