@@ -375,13 +375,17 @@ def _assemble(
             seed=options.seed,
             text_sha256=None if text is None else text.sha256,
             text_source=None if text is None else text.source,
-            settings={key: value for key, value in asdict(options).items() if key != "trust"},
+            settings={**_settings(options), "formats": list(options.formats)},
         ),
         ranked_by=measure,
         differences=differences,
         skipped=skipped,
         cautions=source.cautions,
     )
+
+
+def _settings(options: CompareOptions) -> dict[str, Any]:
+    return {key: value for key, value in asdict(options).items() if key != "trust"}
 
 
 def _ranking(
