@@ -30,7 +30,7 @@ def summary_rows(profiles: Sequence[Profile]) -> tuple[list[str], list[list[str]
     ]
     rows = [
         [
-            profile.model,
+            _short(profile.model),
             row.kind,
             str(row.tensors),
             _nu(row.mean_degrees_of_freedom) + (f" ({row.normal} normal)" if row.normal else ""),
@@ -80,16 +80,20 @@ def profile_notes(profiles: Sequence[Profile], not_run: Mapping[str, str]) -> li
     lines = []
     for profile in profiles:
         bad = [tensor for tensor in profile.tensors if tensor.problem]
-        lines += [f"{profile.model}, {tensor.name}: {tensor.problem}." for tensor in bad[:20]]
-        if len(bad) > 20:
-            lines.append(f"{profile.model}: {len(bad) - 20} more like these (see the JSON).")
         lines += [
-            f"{profile.model}, best law by AIC, {row.kind}: "
+            f"{_short(profile.model)}, {tensor.name}: {tensor.problem}." for tensor in bad[:20]
+        ]
+        if len(bad) > 20:
+            lines.append(
+                f"{_short(profile.model)}: {len(bad) - 20} more like these (see the JSON)."
+            )
+        lines += [
+            f"{_short(profile.model)}, best law by AIC, {row.kind}: "
             + ", ".join(f"{_NAMES[law]} {count}" for law, count in row.best.items())
             + "."
             for row in profile.summary
         ]
-        lines += [f"{profile.model}: {note}." for note in profile.notes]
+        lines += [f"{_short(profile.model)}: {note}." for note in profile.notes]
         lines += [f"Caution: {caution}" for caution in profile.cautions]
     lines += [f"{name} was not run: {why}." for name, why in not_run.items()]
     return lines
@@ -126,3 +130,9 @@ def _nu(value: float | None) -> str:
     if value is None:
         return "-"
     return "∞" if math.isinf(value) else f"{value:.1f}"
+
+
+def _short(model: str) -> str:
+    """A long path by its last two parts; hub ids and names as they are."""
+    parts = model.rstrip("/").split("/")
+    return model if len(parts) <= 2 else "…/" + "/".join(parts[-2:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from studentfloat.errors import ConfigError, DataError, StudentFloatError
 from studentfloat.evaluate.text import EvaluationText, cut_windows, load_text
 from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
+from studentfloat.models.stream import layer_of, role_of
 from studentfloat.models.walk import walk_weights
 from studentfloat.records import TensorProfile
 from studentfloat.study.profile import (
@@ -122,8 +122,6 @@ def _profile(
     name: str, sketches: ActivationSketches, *, location: float | None, windows: int
 ) -> TensorProfile:
     sketch, kind = sketches.by_name[name], sketches.kinds[name]
-    parts = [part for part in name.split(".") if not part.isdigit()]
-    layer = re.search(r"\.(\d+)\.", f".{name}.")
     seen = sketch.count + sketch.nans + sketch.infinities
     problem = None
     if seen == 0:
@@ -132,9 +130,9 @@ def _profile(
         sketch,
         name=name,
         kind="activation",
-        role=parts[-1] if parts else name,
+        role=role_of(name),
         part=kind,
-        layer=int(layer.group(1)) if layer else None,
+        layer=layer_of(name),
         shape=(),
         dtype="float32",
         # Scores may all be shifted without a change of the softmax: 0 is no center of theirs.
