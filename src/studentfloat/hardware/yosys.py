@@ -1,0 +1,71 @@
+"""Yosys in a process of its own: a crash, a hang or Ctrl-C cannot take us along."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from studentfloat.errors import FailureError, MissingDependencyError
+
+__all__ = ["check_yosys", "run_yosys", "yosys_version"]
+
+_WORKER = Path(__file__).with_name("worker.py")
+_OLDEST = (0, 50)
+
+
+def yosys_version() -> str:
+    """Version of the pyosys wheel.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed or older than what the commands here need.
+    """
+    if importlib.util.find_spec("pyosys") is None:
+        raise MissingDependencyError.for_extra("pyosys", "hardware")
+    version = importlib.metadata.version("pyosys")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < _OLDEST:
+        raise MissingDependencyError(
+            f"pyosys {version} is too old: {'.'.join(map(str, _OLDEST))} or newer, "
+            "pip install -U 'studentfloat[hardware]'"
+        )
+    return version
+
+
+check_yosys = yosys_version
+
+
+def run_yosys(commands: Iterable[str], directory: Path, timeout_s: float = 300.0) -> str:
+    """Run Yosys commands in a directory and return what Yosys printed.
+
+    Raises
+    ------
+    FailureError
+        If a command fails or the time is up; the message has Yosys's own words.
+    """
+    yosys_version()
+    script = "\n".join(commands) + "\n"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", str(_WORKER)],
+            input=script,
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise FailureError(f"Yosys took longer than {timeout_s:g} s") from None
+    if done.returncode:
+        said = re.findall(r"^ERROR: (.*)", done.stdout + "\n" + done.stderr, re.MULTILINE)
+        reason = said[-1] if said else f"exit status {done.returncode}"
+        raise FailureError(f"Yosys failed: {reason}")
+    return done.stdout
