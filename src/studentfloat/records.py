@@ -393,6 +393,8 @@ class Comparison:
     differences: tuple[PairedDifference, ...] = ()
     skipped: tuple[SkippedTensor, ...] = ()
     cautions: tuple[str, ...] = ()
+    hardware: tuple[FormatHardware, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -589,6 +591,3 @@ class Profile:
     skipped: tuple[SkippedTensor, ...] = ()
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    hardware: tuple[FormatHardware, ...] = ()
-    frontiers: tuple[Frontier, ...] = ()
