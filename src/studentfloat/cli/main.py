@@ -19,6 +19,8 @@ _COMMANDS = {
     "compare": "What each number format costs a model: the main job.",
     "formats": "List the number formats, or show one.",
     "hardware": "What a format costs in silicon: proved RTL, area, delay, energy.",
+    "profile": "Which law do a model's weights and activations follow?",
+    "derive": "The format that follows from a profile.",
 }
 
 _INTERRUPTED = 1

@@ -12,7 +12,7 @@ from typing import Any
 from studentfloat.models import ModelSource
 from studentfloat.records import Provenance
 
-__all__ = ["make_provenance"]
+__all__ = ["machine_facts", "make_provenance", "package_versions"]
 
 _PACKAGES = ("studentfloat", "torch", "transformers", "numpy", "scipy")
 
@@ -27,24 +27,30 @@ def make_provenance(
 ) -> Provenance:
     """Collect versions, hashes and the machine."""
     return Provenance(
-        versions={"python": platform.python_version(), **_versions()},
+        versions=package_versions(),
         seed=seed,
         model_sha256=source.sha256,
         model_source=source.description,
         text_sha256=text_sha256,
         text_source=text_source,
-        machine={
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-        },
+        machine=machine_facts(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings,
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores and platform."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -1,0 +1,199 @@
+"""Weights straight from safetensors shards, one tensor at a time, without building the model.
+
+Needs neither torch nor transformers, and memory for one tensor only, so a checkpoint of
+any size can be read. A damaged shard costs its own tensors and no others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from studentfloat.errors import ModelError
+
+__all__ = ["StoredTensor", "layer_of", "list_tensors", "role_of"]
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+
+_LARGEST_HEADER = 100 << 20
+_COMMON_NOUNS = {"dense", "linear", "proj", "projection", "conv", "convolution", "fc", "out"}
+_FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|classifier|score|cls|fc)\.")
+_EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|relative_attention_bias)\.|_token$|_tokens$")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a shard, not read yet.
+
+    Attributes
+    ----------
+    name, dtype, shape
+        As the shard's header has them (dtype "F32", "BF16", "I8" ...).
+    shard
+        The file.
+    offset, bytes
+        Where in the file its data are, and how many there should be.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: Path
+    offset: int
+    bytes: int
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def layer(self) -> int | None:
+        """Index of the block that it is in: the first number in its name."""
+        return layer_of(self.name)
+
+    @property
+    def role(self) -> str:
+        """What it is within its block: ``q_proj``, ``intermediate.dense``."""
+        return role_of(self.name.removesuffix(".weight"))
+
+    @property
+    def is_embedding_or_head(self) -> bool:
+        """Whether its name is that of a table of embeddings or of an output head."""
+        return bool(_EMBEDDINGS.search(self.name) or _HEADS.search(self.name))
+
+    def why_not_real(self) -> str | None:
+        """Why its numbers follow no law: None for floating point of two or more axes."""
+        if self.dtype not in _FLOAT_DTYPES:
+            return f"type {self.dtype}: codes or indices, not real numbers"
+        if len(self.shape) < 2:
+            return "vector (norm, bias or scale)"
+        return None
+
+    def read(self) -> Floats:
+        """Read it, of its own shape; bfloat16 becomes float32, which is exact.
+
+        Raises
+        ------
+        ModelError
+            If the shard ends before it does, or its dtype is not floating point.
+        """
+        if self.dtype not in _FLOAT_DTYPES:
+            raise ModelError(
+                f"{self.name} in {self.shard.name} is {self.dtype}: not floating point"
+            )
+        try:
+            with self.shard.open("rb") as stream:
+                stream.seek(self.offset)
+                raw = np.fromfile(stream, dtype=np.uint8, count=self.bytes)
+        except OSError as error:
+            raise ModelError(f"cannot read the shard {self.shard}: {error.strerror}") from error
+        if raw.size < self.bytes:
+            raise ModelError(
+                f"the shard {self.shard.name} is truncated: {self.name} should have "
+                f"{self.bytes} bytes, {raw.size} are there"
+            )
+        if self.dtype == "BF16":
+            wide = raw.view("<u2").astype(np.uint32)
+            wide <<= np.uint32(16)
+            return wide.view(np.float32).reshape(self.shape)
+        kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[self.dtype]
+        return raw.view(kind).reshape(self.shape)
+
+
+def layer_of(module: str) -> int | None:
+    """The first number in a dotted name."""
+    match = re.search(r"\.(\d+)\.", f".{module}.")
+    return int(match.group(1)) if match else None
+
+
+def role_of(module: str) -> str:
+    """A module's own name; where that is a common noun, its place in the block with it."""
+    block = re.split(r"(?:^|\.)\d+\.", f"{module}.", maxsplit=1)[-1]
+    parts = [part for part in block.split(".") if part and not part.isdigit()] or [module]
+    return ".".join(parts) if parts[-1] in _COMMON_NOUNS else parts[-1]
+
+
+def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]]:
+    """What the shards hold, by their headers, in natural order of the names.
+
+    Returns
+    -------
+    tensors
+        Also those whose data a truncated file lacks: reading them says so.
+    damaged
+        File name to what is wrong with it, for shards whose header cannot be used.
+    """
+    tensors: list[StoredTensor] = []
+    damaged: dict[str, str] = {}
+    for shard in shards:
+        try:
+            tensors += _of_shard(shard)
+        except ModelError as error:
+            damaged[shard.name] = str(error)
+    return sorted(tensors, key=lambda tensor: _natural(tensor.name)), damaged
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def _of_shard(shard: Path) -> list[StoredTensor]:
+    header, start = _header(shard)
+    return [
+        _entry(shard, name, entry, start)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _header(shard: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header and where the data begin."""
+    try:
+        size = shard.stat().st_size
+        with shard.open("rb") as stream:
+            start = stream.read(8)
+            if len(start) < 8:
+                raise ModelError(f"the shard {shard.name} is damaged: it has only {size} bytes")
+            (length,) = struct.unpack("<Q", start)
+            if length > min(size - 8, _LARGEST_HEADER):
+                raise ModelError(
+                    f"the shard {shard.name} is damaged: its header claims {length} bytes of {size}"
+                )
+            header = json.loads(stream.read(length))
+    except OSError as error:
+        raise ModelError(f"cannot read the shard {shard}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"the shard {shard.name} is damaged: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"the shard {shard.name} is damaged: its header is no JSON object")
+    return header, 8 + length
+
+
+def _entry(shard: Path, name: str, entry: Any, start: int) -> StoredTensor:
+    try:
+        dtype = str(entry["dtype"])
+        shape = tuple(int(n) for n in entry["shape"])
+        begin, end = (int(n) for n in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the shard {shard.name} is damaged: its header's entry for {name} cannot be read"
+        ) from error
+    width = _FLOAT_DTYPES.get(dtype)
+    sound = 0 <= begin <= end and min(shape, default=1) >= 0
+    if not sound or (width is not None and end - begin != width * math.prod(shape)):
+        raise ModelError(
+            f"the shard {shard.name} is damaged: its header gives {name} {end - begin} bytes "
+            f"for {dtype} of shape {list(shape)}"
+        )
+    return StoredTensor(name, dtype, shape, shard, start + begin, end - begin)
