@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         QuantizedTensor,
         Scheme,
         fake_quantize,
-        quantize,
     )
     from studentfloat.study import compare
 
@@ -28,7 +27,6 @@ _HOMES = {
     "QuantizedTensor": "studentfloat.quantize",
     "Scheme": "studentfloat.quantize",
     "fake_quantize": "studentfloat.quantize",
-    "quantize": "studentfloat.quantize",
     "compare": "studentfloat.study",
 }
 
@@ -40,7 +38,6 @@ __all__ = [
     "compare",
     "fake_quantize",
     "get_format",
-    "quantize",
     "resolve_format",
 ]
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -20,10 +21,14 @@ from studentfloat.errors import FailureError
 __all__ = [
     "Baseline",
     "Comparison",
+    "FormatHardware",
     "FormatQuality",
+    "Frontier",
+    "FrontierPoint",
     "PairedDifference",
     "Provenance",
     "SkippedTensor",
+    "Standing",
     "TensorError",
     "read_json",
     "record_from_json",
@@ -299,6 +304,80 @@ class Baseline:
     window_nll: tuple[float, ...] = ()
 
 
+class Standing(Enum):
+    """Where a format stands with respect to a Pareto frontier."""
+
+    FRONTIER = "frontier"
+    WITHIN_NOISE = "within noise"
+    DOMINATED = "dominated"
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A format on the map of quality against a cost; `standing` is a :class:`Standing`."""
+
+    name: str
+    cost: float
+    cost_error: float
+    loss: float
+    loss_error: float
+    standing: str
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Quality against one cost.
+
+    Attributes
+    ----------
+    cost, loss
+        What the axes are: ``area``, ``energy_fj``, ``bits_per_weight``; ``kl`` ...
+    cost_unit
+        ``GE`` (gate equivalents), ``um2``, ``fJ``, ``bits``.
+    points
+        In ascending order of cost.
+    """
+
+    cost: str
+    cost_unit: str
+    loss: str
+    points: tuple[FrontierPoint, ...]
+
+
+@dataclass(frozen=True)
+class FormatHardware:
+    """What a multiply-accumulate unit of one row's format costs in silicon.
+
+    Attributes
+    ----------
+    name
+        Of the row.
+    lookup_bits
+        Width of the fixed-point numbers that the format's values are rounded to in the
+        unit, None where they are exact.
+    area, area_spread
+        In `area_unit`; the spread over synthesis recipes is the noise bar.
+    area_relative_to_int4
+        Over int4's area in the same unit and library.
+    delay_ns, energy_fj
+        Shortest clock period; per clock cycle.
+    proved
+        Whether Verilog and netlist were shown equal to the format's values.
+    """
+
+    name: str
+    unit: str
+    library: str
+    lookup_bits: int | None
+    area: float
+    area_unit: str
+    area_spread: float
+    area_relative_to_int4: float | None
+    delay_ns: float
+    energy_fj: float | None
+    proved: bool
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What each format costs a model: the result of ``studentfloat compare``."""
@@ -314,3 +393,5 @@ class Comparison:
     differences: tuple[PairedDifference, ...] = ()
     skipped: tuple[SkippedTensor, ...] = ()
     cautions: tuple[str, ...] = ()
+    hardware: tuple[FormatHardware, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 __all__ = ["compare"]
+
+_PIPE_WIDTH = 100
 
 
 @click.command()
@@ -116,7 +119,9 @@ def compare(model: str, **options: Any) -> None:
     else:
         from rich.console import Console
 
-        print_comparison(result, Console(soft_wrap=True))
+        # A pipe has no width; a table cut to 80 columns there would only lose figures.
+        console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+        print_comparison(result, console)
     click.echo(written, err=options["as_json"])
 
 

@@ -70,7 +70,7 @@ def paired_differences(
         difference = means[:, i] - means[:, j]
         low, high = np.quantile(difference, [_LEVEL / 2, 1 - _LEVEL / 2])
         tail = min(np.count_nonzero(difference <= 0), np.count_nonzero(difference >= 0))
-        p_value = min(1.0, 2 * (tail + 1) / (_RESAMPLES + 1))
+        p_value = min(1.0, 2 * (int(tail) + 1) / (_RESAMPLES + 1))
         found.append((float(table[i].mean() - table[j].mean()), float(low), float(high), p_value))
     adjusted = _holm([p for *_, p in found])
     return tuple(
@@ -82,7 +82,7 @@ def paired_differences(
             low=low,
             high=high,
             p_value=p_value,
-            significant=p_value < _LEVEL,
+            significant=bool(p_value < _LEVEL),
         )
         for (i, j), (difference, low, high, _), p_value in zip(pairs, found, adjusted, strict=True)
     )
@@ -104,5 +104,5 @@ def _holm(p_values: Sequence[float]) -> list[float]:
     running = 0.0
     for step, index in enumerate(order):
         running = max(running, (len(p_values) - step) * p_values[index])
-        adjusted[index] = min(1.0, running)
+        adjusted[index] = min(1.0, float(running))
     return adjusted

@@ -74,7 +74,6 @@ class OriginalOutputs:
         self.kind = model.kind
         nlls: list[float] = []
         self._outputs: Any = None
-        self._file: Any = None
         for i, output in enumerate(_outputs(model, windows)):
             if self._outputs is None:
                 self._outputs = self._allocate((len(windows), *output.shape), scratch)
@@ -89,8 +88,9 @@ class OriginalOutputs:
     def _allocate(self, shape: tuple[int, ...], scratch: Path | None) -> Any:
         if 4 * math.prod(shape) <= _LARGEST_IN_MEMORY:
             return np.empty(shape, dtype=np.float32)
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (lives as long as self)
-        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=shape)
+        # The mapping outlives the file object, and the file has no name to be left behind.
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
     def __getitem__(self, window: int) -> Tensor:
         return torch.from_numpy(np.asarray(self._outputs[window]))

@@ -103,8 +103,8 @@ _FACTORIES: dict[str, Callable[[], Format]] = {
     "e5m2": _cited(lambda: minifloat(5, 2, specials="ieee"), f"{_OCP_FP8}"),
     "bof4": lambda: _normal_law("absmax", "bof4"),
     "bof4-s": lambda: _normal_law("signed-absmax", "bof4-s"),
-    "bo4-nu7": lambda: _student_law(7, 128, "absmax", "bo4-nu7"),
-    "bos4-nu7": lambda: _student_law(7, 128, "signed-absmax", "bos4-nu7"),
+    "bo4-nu11": lambda: _student_law(11, 128, "absmax", "bo4-nu11"),
+    "bos4-nu11": lambda: _student_law(11, 128, "signed-absmax", "bos4-nu11"),
 }
 
 CATALOG: Mapping[str, Callable[[], Format]] = MappingProxyType(_FACTORIES)

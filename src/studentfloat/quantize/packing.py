@@ -35,8 +35,8 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
         number; what is left of the last byte is zero.
     """
     rows, count = codes.shape
-    if bits == 8:
-        return codes.clone()
+    if 8 % bits == 0:
+        return _pack_within_bytes(codes, bits)
     groups = -(-count // _GROUP)
     padded = torch.nn.functional.pad(codes, (0, groups * _GROUP - count))
     shifts = torch.arange(_GROUP, device=codes.device) * bits
@@ -54,8 +54,8 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
             f"packed rows have {width} bytes, but {count} codes of {bits} bits take "
             f"{packed_width(count, bits)}"
         )
-    if bits == 8:
-        return packed.clone()
+    if 8 % bits == 0:
+        return _unpack_within_bytes(packed, bits, count)
     groups = -(-count // _GROUP)
     padded = torch.nn.functional.pad(packed, (0, groups * bits - width))
     byte_shifts = torch.arange(bits, device=packed.device) * 8
@@ -63,3 +63,23 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
     shifts = torch.arange(_GROUP, device=packed.device) * bits
     codes = (words[..., None] >> shifts) & ((1 << bits) - 1)
     return codes.to(torch.uint8).reshape(rows, -1)[:, :count].contiguous()
+
+
+def _pack_within_bytes(codes: Tensor, bits: int) -> Tensor:
+    """Widths of 2, 4 and 8 bits, where no code straddles bytes: cheaper than whole words."""
+    per_byte = 8 // bits
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % per_byte))
+    packed = padded[:, 0::per_byte].clone()
+    for place in range(1, per_byte):
+        packed.bitwise_or_(padded[:, place::per_byte] << (place * bits))
+    return packed
+
+
+def _unpack_within_bytes(packed: Tensor, bits: int, count: int) -> Tensor:
+    per_byte = 8 // bits
+    codes = torch.empty(
+        (packed.shape[0], packed.shape[1] * per_byte), dtype=torch.uint8, device=packed.device
+    )
+    for place in range(per_byte):
+        codes[:, place::per_byte] = (packed >> (place * bits)) & ((1 << bits) - 1)
+    return codes[:, :count].contiguous()

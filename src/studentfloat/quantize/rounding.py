@@ -9,7 +9,7 @@ from torch import Tensor
 
 from studentfloat.formats import Format
 
-__all__ = ["code_of_level", "level_values", "nearest_level", "next_level_away"]
+__all__ = ["codes_of_levels", "level_values", "nearest_level", "next_level_away"]
 
 # Up to this many thresholds, adding up comparisons beats a binary search per element.
 _MOST_COMPARISONS = 16
@@ -30,9 +30,16 @@ def level_values(number_format: Format, dtype: torch.dtype, device: torch.device
 
 
 @lru_cache(maxsize=512)
-def code_of_level(number_format: Format, device: torch.device) -> Tensor:
+def _code_of_level(number_format: Format, device: torch.device) -> Tensor:
     """The code of each level, uint8, of shape ``(len(levels),)``."""
     return torch.tensor(number_format.level_codes, dtype=torch.uint8, device=device)
+
+
+def codes_of_levels(index: Tensor, number_format: Format) -> Tensor:
+    """Turn level indices (uint8, any shape) into codes of the same shape and type."""
+    if number_format.level_codes == tuple(range(len(number_format.levels))):
+        return index
+    return _code_of_level(number_format, index.device)[index.int()]
 
 
 def nearest_level(numbers: Tensor, number_format: Format) -> Tensor:

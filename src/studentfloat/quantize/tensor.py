@@ -12,7 +12,7 @@ from torch import Tensor
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.quantize.packing import pack_codes, unpack_codes
 from studentfloat.quantize.rounding import (
-    code_of_level,
+    codes_of_levels,
     level_values,
     nearest_level,
     next_level_away,
@@ -142,18 +142,17 @@ def quantize(
     >>> weight = torch.tensor([[0.1, -0.6, 0.25, 0.0]])
     >>> q = quantize(weight, Scheme("e2m1", block_size=4))
     >>> q.dequantize()
-    tensor([[ 0.1000, -0.6000,  0.3000,  0.0000]])
+    tensor([[ 0.1000, -0.6000,  0.2000,  0.0000]])
     >>> q.bits_per_weight
     12.0
     """
     rows, scales, stored = _scaled_rows(tensor, scheme, weights, name)
     codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
-    table = code_of_level(scheme.format, rows.device)
     for part in _blocks(rows.shape[1], scheme):
         index = nearest_level(
             normalize(_view(rows, part), scales[:, part.first : part.last]), scheme.format
         )
-        _view(codes, part).copy_(table[index.int()])
+        _view(codes, part).copy_(codes_of_levels(index, scheme.format))
     return QuantizedTensor(
         packed=pack_codes(codes, scheme.format.bits),
         scales=stored,
@@ -284,12 +283,11 @@ def _quantize_scales(scales: Tensor, inner: Scheme, outer: Scheme, name: str) ->
         return plain
     above = plain.block_scales()
     codes = torch.empty(line.shape, dtype=torch.uint8, device=line.device)
-    table = code_of_level(inner.format, line.device)
     for part in _blocks(line.shape[1], inner):
         index = next_level_away(
             normalize(_view(line, part), above[:, part.first : part.last]), inner.format
         )
-        _view(codes, part).copy_(table[index.int()])
+        _view(codes, part).copy_(codes_of_levels(index, inner.format))
     packed = pack_codes(codes, inner.format.bits)
     return QuantizedTensor(packed, plain.scales, inner, tuple(line.shape), line.dtype)
 

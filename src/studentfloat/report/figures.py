@@ -193,10 +193,10 @@ def _three_measures(alt: Any, comparison: Comparison) -> Figure | None:
         for row in comparison.formats
     ]
     base = alt.Chart(_data(alt, rows))
-    x = alt.X("weight error:Q", scale=alt.Scale(type="log"), title="weight error (log)")
-    bars = base.mark_rule(color=BLUE).encode(
-        x=x, y=alt.Y("low:Q", title="KL from the original (nats)"), y2="high:Q"
-    )
+    tight = alt.Scale(type="log", nice=False, padding=20)
+    x = alt.X("weight error:Q", scale=tight, title="weight error (log)")
+    y = alt.Y("low:Q", scale=tight, title="KL from the original (nats, log)")
+    bars = base.mark_rule(color=BLUE).encode(x=x, y=y, y2="high:Q")
     dots = base.mark_point(filled=True, size=60, color=BLUE, opacity=1).encode(
         x=x,
         y="KL:Q",
@@ -206,7 +206,7 @@ def _three_measures(alt: Any, comparison: Comparison) -> Figure | None:
             alt.Tooltip("KL:Q", format=".4f"),
         ],
     )
-    labels = base.mark_text(align="left", dx=7, dy=-4, fontSize=11).encode(
+    labels = base.mark_text(align="left", dx=7, dy=-4, fontSize=10).encode(
         x=x, y="KL:Q", text="format:N"
     )
     return Figure(
@@ -214,7 +214,7 @@ def _three_measures(alt: Any, comparison: Comparison) -> Figure | None:
         "Weight error is not quality",
         "Were weight error all that counts, the dots would rise from left to right without "
         "exception.",
-        _spec(alt.layer(bars, dots, labels).properties(width=560, height=340)),
+        _spec(alt.layer(bars, dots, labels).properties(width=620, height=440)),
     )
 
 
@@ -238,7 +238,11 @@ def _layers(alt: Any, comparison: Comparison) -> Figure | None:
         .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.5)
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("error:Q", scale=alt.Scale(type="log"), title="weight error (log)"),
+            y=alt.Y(
+                "error:Q",
+                scale=alt.Scale(type="log", nice=False, padding=8),
+                title="weight error (log)",
+            ),
             color=alt.Color(
                 "format:N",
                 sort=_names(comparison),

@@ -67,7 +67,7 @@ def comparison_page(comparison: Comparison) -> str:
         f"<h1>What each number format costs {html.escape(comparison.model)}</h1>",
         f'<p class="faint">{html.escape(comparison.provenance.model_source)}</p>',
         *(f'<p class="caution">{html.escape(c)}</p>' for c in comparison.cautions),
-        table(headings, rows, text_columns=("format", "scale rule")),
+        table(headings, rows, text_columns=("format",)),
         *(
             f"<p>{html.escape(line)}</p>"
             for line in notes(comparison)

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 from studentfloat.records import Comparison, FormatQuality
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, JustifyMethod, RenderableType
 
 __all__ = ["comparison_rows", "print_comparison"]
 
 _HEADINGS = {
     "rank": "rank",
     "name": "format",
-    "scale_rule": "scale rule",
-    "bits_per_weight": "bits/weight",
-    "weight_nmse": "weight error",
+    "bits_per_weight": "bits",
+    "weight_nmse": "error",
     "perplexity": "perplexity",
     "kl": "KL (nats)",
-    "top1_agreement": "same top token",
+    "top1_agreement": "top-1",
     "output_nmse": "output error",
 }
 
@@ -43,21 +42,20 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     from rich.text import Text
 
     headings, rows = comparison_rows(comparison)
-    table = Table(title=_title(comparison), title_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(
-            heading, justify="left" if heading in ("format", "scale rule") else "right"
-        )
+        justify: JustifyMethod = "left" if heading == "format" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    parts: list[RenderableType] = [table, *(Text(line) for line in notes(comparison))]
-    for part in parts:
+    parts: list[RenderableType] = [Text(_title(comparison)), Text(), table, Text()]
+    for part in (*parts, *(Text(line) for line in notes(comparison))):
         console.print(part)
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What the table's figures mean, what was left alone, and every caution."""
-    lines = []
+    lines = [_legend(comparison)]
     if comparison.baseline.perplexity is not None:
         lines.append(
             f"The original model has perplexity "
@@ -81,9 +79,21 @@ def notes(comparison: Comparison) -> list[str]:
     return lines + [f"Caution: {caution}" for caution in comparison.cautions]
 
 
+def _legend(comparison: Comparison) -> str:
+    legend = (
+        "bits: per weight, scales included. error: of the weights, squared, over their squares."
+    )
+    if any(row.kl is not None for row in comparison.formats):
+        legend += " KL: from the original's next-token distribution, nats. top-1: same top token."
+    return legend
+
+
 def _title(comparison: Comparison) -> str:
     settings = comparison.provenance.settings
-    title = f"{comparison.model}, blocks of {settings.get('block_size')}"
+    title = (
+        f"{comparison.model}: blocks of {settings.get('block_size')}, {settings.get('scale_rule')} "
+        f"scales in {settings.get('scale_dtype')}"
+    )
     if comparison.provenance.text_sha256 is not None:
         title += f", {settings.get('windows')} windows of {settings.get('window_length')} tokens"
     return title
@@ -95,13 +105,15 @@ def _cell(row: FormatQuality, key: str, *, tied: bool) -> str:
         return "-"
     if key == "rank":
         return f"={value}" if tied else str(value)
-    if key in ("name", "scale_rule"):
+    if key == "name":
         return str(value)
     if key == "bits_per_weight":
         return f"{value:.3f}"
     if key == "weight_nmse":
         return f"{value:.5f}"
-    digits = {"perplexity": 2, "kl": 3, "top1_agreement": 3, "output_nmse": 5}[key]
+    if key == "top1_agreement":
+        return f"{value:.3f}"
+    digits = {"perplexity": 2, "kl": 3, "output_nmse": 5}[key]
     return _with_error(value, getattr(row, f"{key}_se"), digits)
 
 

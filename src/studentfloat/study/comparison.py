@@ -40,8 +40,9 @@ T = TypeVar("T")
 
 __all__ = ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"]
 
-DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu7@signed-absmax")
-"""The paper's eleven, super-range scaled as it should be, and a derived codebook."""
+DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
+"""The paper's eleven, super-range scaled as it should be, and a derived codebook (ν = 11 is the
+embedded model's own, about)."""
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and what is being done."""
@@ -375,13 +376,17 @@ def _assemble(
             seed=options.seed,
             text_sha256=None if text is None else text.sha256,
             text_source=None if text is None else text.source,
-            settings={key: value for key, value in asdict(options).items() if key != "trust"},
+            settings={**_settings(options), "formats": list(options.formats)},
         ),
         ranked_by=measure,
         differences=differences,
         skipped=skipped,
         cautions=source.cautions,
     )
+
+
+def _settings(options: CompareOptions) -> dict[str, Any]:
+    return {key: value for key, value in asdict(options).items() if key != "trust"}
 
 
 def _ranking(

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import studentfloat.study.comparison as module
+from studentfloat.errors import ConfigError, DataError, FailureError, FormatError, ModelError
+from studentfloat.formats import Format, save_format
+from studentfloat.records import Comparison, record_from_json, record_to_json
+from studentfloat.study import CompareOptions, compare
+from tests import tiny
+
+SMALL = {"windows": 4, "window_length": 24, "block_size": 16}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> str:
+    return str(tiny.save(tiny.llama, tmp_path_factory.mktemp("llama") / "m"))
+
+
+def options(model: str, **changes) -> CompareOptions:
+    return CompareOptions(
+        **{"model": model, "formats": ("nf4", "int4", "int8"), **SMALL, **changes}
+    )
+
+
+def without_times(comparison: Comparison) -> dict:
+    data = record_to_json(comparison)
+    data["provenance"]["created"] = None
+    for row in data["formats"]:
+        row["seconds"] = None
+    return data
+
+
+def test_rows_have_all_figures_and_wider_formats_win(llama) -> None:
+    result = compare(options(llama))
+    by_name = {row.name: row for row in result.formats}
+    assert result.ranked_by == "kl"
+    assert result.formats[0].name == "int8"
+    assert by_name["int8"].rank == 1
+    for row in result.formats:
+        assert row.method == "rtn"
+        assert row.perplexity > 1
+        assert row.kl > 0
+        assert 0 <= row.top1_agreement <= 1
+        assert len(row.window_kl) == 4
+        assert len(row.tensors) == 14
+    assert by_name["int8"].kl < by_name["nf4"].kl
+    assert by_name["int8"].weight_nmse < by_name["nf4"].weight_nmse
+    assert by_name["nf4"].bits_per_weight == 4 + 32 / 16
+    assert result.baseline.perplexity > 1
+    assert len(result.differences) == 3
+    assert {t.reason for t in result.skipped} >= {"vector (norm, bias or scale)"}
+
+
+def test_the_model_is_quantized_from_the_original_each_time(llama) -> None:
+    """A format's row must not depend on what was measured before it."""
+    together = {row.name: row for row in compare(options(llama)).formats}
+    alone = compare(options(llama, formats=("nf4",))).formats[0]
+    assert alone.window_kl == together["nf4"].window_kl
+    assert alone.weight_nmse == together["nf4"].weight_nmse
+
+
+def test_interrupted_it_goes_on_where_it_stopped(llama, tmp_path, monkeypatch) -> None:
+    undisturbed = compare(options(llama), directory=tmp_path / "a")
+    steps = 0
+
+    def interrupt(share: float, what: str) -> None:
+        nonlocal steps
+        steps += what == "int4"
+        if steps > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(options(llama), directory=tmp_path / "b", progress=interrupt)
+    measured = []
+    measure = module._Run.measure
+
+    def counting(self, request):
+        measured.append(request.name)
+        return measure(self, request)
+
+    monkeypatch.setattr(module._Run, "measure", counting)
+    resumed = compare(options(llama), directory=tmp_path / "b")
+    assert measured == ["int4", "int8"]
+    assert without_times(resumed) == without_times(undisturbed)
+    again = compare(options(llama), directory=tmp_path / "b")
+    assert measured == ["int4", "int8"]
+    assert without_times(again) == without_times(undisturbed)
+
+
+def test_other_settings_reuse_no_cells_and_a_damaged_cell_is_done_again(llama, tmp_path) -> None:
+    first = compare(options(llama, formats=("nf4",)), directory=tmp_path)
+    other = compare(options(llama, formats=("nf4",), window_length=16), directory=tmp_path)
+    assert other.formats[0].kl != first.formats[0].kl
+    for cell in (tmp_path / "cells").iterdir():
+        cell.write_text(cell.read_text()[: len(cell.read_text()) // 2])
+    assert without_times(compare(options(llama, formats=("nf4",)), directory=tmp_path)) == (
+        without_times(first)
+    )
+
+
+def test_weights_only(llama) -> None:
+    result = compare(options(llama, weights_only=True, formats=("int4", "int8", "nf4")))
+    assert result.ranked_by == "weight_nmse"
+    assert [row.rank for row in result.formats] == [1, 2, 3]
+    assert result.formats[0].name == "int8"
+    assert result.formats[0].perplexity is None
+    assert result.baseline.perplexity is None
+    assert result.provenance.text_sha256 is None
+
+
+def test_scale_rules_by_format_and_users_formats(llama, tmp_path) -> None:
+    file = tmp_path / "mine.toml"
+    save_format(Format.from_values([-1, -0.3, 0, 0.3, 1], name="mine"), file)
+    result = compare(
+        options(llama, weights_only=True, formats=(str(file), "e2m1+sr", "e2m1+sr@signed-absmax"))
+    )
+    rules = {row.name: row.scale_rule for row in result.formats}
+    assert rules == {
+        "mine": "absmax",
+        "e2m1+sr": "absmax",
+        "e2m1+sr@signed-absmax": "signed-absmax",
+    }
+    assert {row.name: row.bits for row in result.formats}["mine"] == 3
+    published = compare(options(llama, weights_only=True, formats=("int4@published",)))
+    assert "comparison only" in published.formats[0].note
+
+
+@pytest.mark.parametrize("make", [tiny.gpt2, tiny.mixtral, lambda: tiny.bert(head=True)])
+def test_other_architectures(make, tmp_path) -> None:
+    directory = tiny.save(make, tmp_path / "m")
+    result = compare(options(str(directory), formats=("int8", "int2")))
+    kl = {row.name: row.kl for row in result.formats}
+    assert kl["int8"] < kl["int2"]
+    perplexity = result.formats[0].perplexity
+    assert (perplexity is None) == (result.baseline.perplexity is None)
+
+
+def test_an_encoder_is_measured_by_its_outputs(tmp_path) -> None:
+    directory = tiny.save(tiny.bert, tmp_path / "m")
+    result = compare(options(str(directory), formats=("int8", "int2")))
+    assert result.ranked_by == "output_nmse"
+    assert result.formats[0].name == "int8"
+    assert result.formats[0].perplexity is None
+    assert result.formats[0].output_nmse < result.formats[1].output_nmse
+
+
+def test_models_without_text_need_weights_only(tmp_path) -> None:
+    directory = tiny.save(tiny.t5, tmp_path / "m", tokenizer=False)
+    with pytest.raises(ConfigError, match="--weights-only"):
+        compare(options(str(directory)))
+    result = compare(options(str(directory), weights_only=True, formats=("nf4",)))
+    assert result.formats[0].weight_nmse > 0
+
+
+def test_a_model_without_tokenizer(tmp_path) -> None:
+    directory = tiny.save(tiny.llama, tmp_path / "m", tokenizer=False)
+    with pytest.raises(DataError, match="no tokenizer"):
+        compare(options(str(directory)))
+
+
+def test_a_weight_that_is_nan_is_named(tmp_path) -> None:
+    def broken():
+        model = tiny.llama()
+        model.model.layers[1].mlp.up_proj.weight.data[3, 4] = float("nan")
+        return model
+
+    directory = tiny.save(broken, tmp_path / "m")
+    with pytest.raises(DataError, match=r"layers\.1\.mlp\.up_proj\.weight holds 1 NaN"):
+        compare(options(str(directory), weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"formats": ("sf44",)}, FormatError, "did you mean sf4"),
+        ({"formats": ("nf4", "nf4")}, ConfigError, "'nf4' is given twice"),
+        ({"formats": ()}, ConfigError, "no formats"),
+        ({"formats": ("nf4@weighted-mse",)}, ConfigError, "needs a weight per element"),
+        ({"formats": ("nf4@biggest",)}, ValueError, "'biggest'"),
+        ({"block_size": "-3"}, ValueError, "-3"),
+        ({"windows": 0}, ConfigError, "--windows 0"),
+        ({"text": "/nowhere/x"}, DataError, "cannot read"),
+        ({"model": "/nowhere/model"}, ModelError, "/nowhere/model"),
+    ],
+)
+def test_misuse(llama, changes, error, message) -> None:
+    with pytest.raises(error, match=message):
+        compare(options(**{"model": llama, **changes}))
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(llama, tmp_path, monkeypatch) -> None:
+    import os
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FailureError, match="No space left"):
+        compare(options(llama, formats=("nf4",)), directory=tmp_path)
+    assert list((tmp_path / "cells").iterdir()) == []
+
+
+def test_json_round_trip_keeps_the_contract(llama) -> None:
+    result = compare(options(llama))
+    data = json.loads(json.dumps(record_to_json(result), allow_nan=False))
+    assert {"model", "formats", "baseline", "provenance"} <= set(data)
+    promised = {
+        *("name", "method", "block_size", "scale_rule", "bits_per_weight", "weight_nmse"),
+        *("perplexity", "perplexity_se", "kl", "kl_se", "top1_agreement"),
+    }
+    assert all(promised <= set(row) for row in data["formats"])
+    assert "perplexity" in data["baseline"]
+    assert record_from_json(Comparison, data) == result
+    data["schema"] = "comparison/99"
+    with pytest.raises(FailureError, match="comparison/99"):
+        record_from_json(Comparison, data)

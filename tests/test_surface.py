@@ -1,0 +1,44 @@
+"""The public surface: a change here is a change for users."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+SURFACE = {
+    "studentfloat": [
+        *("Format", "QuantizedTensor", "Scheme", "__version__", "compare", "fake_quantize"),
+        *("get_format", "resolve_format"),
+    ],
+    "studentfloat.formats": [
+        *("CATALOG", "PUBLISHED_ELEVEN", "Format", "IntegerGrid", "additive_powers_of_two"),
+        *("block_optimal", "e2m1_b", "e2m1_i", "format_from_toml", "format_to_toml"),
+        *("get_format", "integer", "lloyd_max", "load_format", "minifloat", "normal_float"),
+        *("power_density", "quantile_format", "resolve_format", "save_format", "student_float"),
+    ],
+    "studentfloat.quantize": [
+        *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
+        *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
+    ],
+    "studentfloat.models": [
+        *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
+        *("cache_directory", "find_model", "load_model", "walk_weights"),
+    ],
+    "studentfloat.evaluate": [
+        *("EvaluationText", "OriginalOutputs", "WindowScores", "cut_windows", "load_text"),
+        *("mean_and_error", "paired_differences", "ranks", "score_windows"),
+    ],
+    "studentfloat.study": ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"],
+    "studentfloat.report": ["comparison_page", "comparison_rows", "print_comparison"],
+}
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_surface(package: str) -> None:
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == sorted(SURFACE[package])
+    for name in SURFACE[package]:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError):
+        _ = module.no_such_name
