@@ -12,7 +12,7 @@ from pathlib import Path
 
 from studentfloat.errors import FailureError, MissingDependencyError
 
-__all__ = ["check_yosys", "run_yosys", "yosys_version"]
+__all__ = ["run_yosys", "yosys_version"]
 
 _WORKER = Path(__file__).with_name("worker.py")
 _OLDEST = (0, 50)
@@ -36,9 +36,6 @@ def yosys_version() -> str:
             "pip install -U 'studentfloat[hardware]'"
         )
     return version
-
-
-check_yosys = yosys_version
 
 
 def run_yosys(commands: Iterable[str], directory: Path, timeout_s: float = 300.0) -> str:
