@@ -15,7 +15,7 @@ from studentfloat.errors import FailureError, MissingDependencyError
 __all__ = ["run_yosys", "yosys_version"]
 
 _WORKER = Path(__file__).with_name("worker.py")
-_OLDEST = (0, 50)
+_OLDEST = (0, 70)  # what it was run with
 
 
 def yosys_version() -> str:
