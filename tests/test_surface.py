@@ -29,7 +29,10 @@ SURFACE = {
         *("EvaluationText", "OriginalOutputs", "WindowScores", "cut_windows", "load_text"),
         *("mean_and_error", "paired_differences", "ranks", "score_windows"),
     ],
-    "studentfloat.study": ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"],
+    "studentfloat.study": [
+        *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),
+        "hardware_is_installed",
+    ],
     "studentfloat.report": ["comparison_page", "comparison_rows", "print_comparison"],
 }
 

@@ -28,7 +28,7 @@ def llama(tmp_path_factory) -> str:
     return str(tiny.save(tiny.llama, tmp_path_factory.mktemp("llama") / "m"))
 
 
-SMALL = ("--windows", "2", "--window-length", "16", "--formats", "nf4,int8")
+SMALL = ("--windows", "2", "--window-length", "16", "--formats", "nf4,int8", "--no-hardware")
 
 
 def test_import_is_light() -> None:
@@ -66,6 +66,7 @@ def test_killed_it_goes_on(llama, tmp_path) -> None:
     command = [
         *(sys.executable, "-m", "studentfloat", "compare", llama, "-o", str(tmp_path)),
         *("--windows", "40", "--window-length", "64", "--formats", "nf4,int8,sf4,int3,int2"),
+        "--no-hardware",
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     cells = tmp_path / "cells"

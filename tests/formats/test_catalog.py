@@ -101,6 +101,7 @@ def test_families_by_name() -> None:
     assert get_format("sf5-nu5").bits == 5
     assert get_format("e3m3").bits == 7
     assert get_format("uint4").minimum == 0
+    assert get_format("sf4-fixed8").integer_grid.bits == 8
     assert get_format("sf4-nuinf").levels == get_format("nf4").levels
 
 

@@ -54,7 +54,9 @@ def test_page_needs_no_network_and_holds_every_figure(comparison) -> None:
     assert not re.search(r"(src|href)\s*=", markup)
     assert "<script src" not in page
     keys = re.findall(r'data-figure="figure-([\w-]+)"', page)
-    assert keys == ["quality", "number-lines", "weight-error", "layers", "kinds", "pairs"]
+    assert keys == [
+        *("frontiers", "quality", "number-lines", "weight-error", "layers", "kinds", "pairs")
+    ]
     for spec in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S):
         assert json.loads(spec)["$schema"].startswith("https://vega.github.io/schema/vega-lite")
     assert comparison.provenance.model_sha256[:16] in page

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from studentfloat.study import HardwareOptions
 
 __all__ = ["compare"]
 
@@ -57,6 +60,16 @@ _PIPE_WIDTH = 100
 @click.option("--weights-only", is_flag=True, help="Weight errors alone, no evaluation: seconds.")
 @click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
 @click.option("--head", is_flag=True, help="Quantize the output head too.")
+@click.option(
+    "--hardware/--no-hardware",
+    default=None,
+    help="Area, delay and energy of each format's multiply-accumulate unit, and the Pareto "
+    "frontiers. Default: if the extra 'hardware' is installed.",
+)
+@click.option("--unit", default="mac", show_default=True, help="mac, dotN (dot16) or systolic.")
+@click.option(
+    "--liberty", multiple=True, type=click.Path(), help="Your cell library; may be given again."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
 @click.option("--no-page", is_flag=True, help="Do not write report.html.")
@@ -102,6 +115,7 @@ def compare(model: str, **options: Any) -> None:
         embeddings=options["embeddings"],
         head=options["head"],
         seed=options["seed"],
+        hardware=_hardware(options["hardware"], options["unit"], options["liberty"]),
         trust=Trust(
             pickle=options["allow_pickle_code_execution"],
             remote_code=options["allow_remote_code_execution"],
@@ -123,6 +137,19 @@ def compare(model: str, **options: Any) -> None:
         console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
         print_comparison(result, console)
     click.echo(written, err=options["as_json"])
+
+
+def _hardware(asked: bool | None, unit: str, liberty: tuple[str, ...]) -> HardwareOptions | None:
+    from studentfloat.study import HardwareOptions, hardware_is_installed
+
+    if asked is None and not hardware_is_installed():
+        click.echo(
+            "note: no area, delay and energy, since the extra 'hardware' is not installed "
+            "(pip install 'studentfloat[hardware]')",
+            err=True,
+        )
+        return None
+    return None if asked is False else HardwareOptions(unit, liberty)
 
 
 def _formats(given: str | None) -> tuple[str, ...]:

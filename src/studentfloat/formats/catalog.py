@@ -13,6 +13,7 @@ from studentfloat.formats.families import additive_powers_of_two, e2m1_b, e2m1_i
 from studentfloat.formats.format import Format
 from studentfloat.formats.lloyd import block_optimal
 from studentfloat.formats.quantiles import normal_float, student_float, tail_probability
+from studentfloat.formats.rounded import rounded_format
 
 __all__ = ["CATALOG", "PUBLISHED_ELEVEN", "get_format"]
 
@@ -111,12 +112,19 @@ CATALOG: Mapping[str, Callable[[], Format]] = MappingProxyType(_FACTORIES)
 """Name to factory, in the order that ``studentfloat formats`` lists them."""
 
 _NUMBER = r"(\d+(?:\.\d+)?|inf)"
+
+
+def _rounded(name: str, bits: str) -> Format:
+    return rounded_format(get_format(name), int(bits))
+
+
 _PATTERNS: tuple[tuple[str, str, Callable[..., Format]], ...] = (
     (r"int([2-8])-symmetric", "intB-symmetric", lambda b: integer(int(b), symmetric=True)),
     (r"uint([2-8])", "uintB", lambda b: integer(int(b), signed=False)),
     (rf"sf([2-8])-nu{_NUMBER}", "sfB-nuV", lambda b, nu: student_float(int(b), float(nu))),
     (r"nf([2-8])", "nfB", lambda b: normal_float(int(b))),
     (r"e([1-6])m([0-6])", "eEmM", lambda e, m: minifloat(int(e), int(m))),
+    (r"(.+)-fixed(\d+)", "NAME-fixedB", _rounded),
     (
         rf"bo4-nu{_NUMBER}-b(\d+)",
         "bo4-nuV-bN",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from studentfloat.errors import MissingDependencyError
-from studentfloat.records import Comparison, FormatQuality
+from studentfloat.records import Comparison, FormatQuality, Frontier, Standing
 
 __all__ = ["Figure", "comparison_figures"]
 
@@ -37,6 +37,7 @@ def comparison_figures(comparison: Comparison) -> list[Figure]:
     except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra("altair", "report") from error
     makers: list[Callable[[Any, Comparison], Figure | None]] = [
+        _frontiers,
         _quality,
         _number_lines,
         _three_measures,
@@ -62,6 +63,81 @@ def _height(comparison: Comparison) -> int:
 def _spec(chart: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict()
     return spec
+
+
+_COST_LABELS = {
+    "area": "area of a multiply-accumulate unit",
+    "energy_fj": "energy per multiply-accumulate",
+    "bits_per_weight": "bits per weight, scales included",
+}
+
+
+def _frontiers(alt: Any, comparison: Comparison) -> Figure | None:
+    """Quality against each cost on which formats differ, the frontier drawn through."""
+    panels = [
+        _frontier_panel(alt, found)
+        for found in comparison.frontiers
+        if len({point.cost for point in found.points}) > 1
+    ]
+    if not panels:
+        return None
+    return Figure(
+        "frontiers",
+        "The Pareto frontier",
+        "Lower and further left is better. Bars: two standard errors of quality over windows; of "
+        "area, the spread over synthesis recipes. A format within the noise of the frontier may "
+        "lie on it.",
+        _spec(alt.vconcat(*panels)),
+    )
+
+
+def _frontier_panel(alt: Any, found: Frontier) -> Any:
+    rows = [
+        {
+            "format": point.name,
+            "cost": point.cost,
+            "left": point.cost - point.cost_error,
+            "right": point.cost + point.cost_error,
+            "loss": point.loss,
+            "low": point.loss - 2 * point.loss_error,
+            "high": point.loss + 2 * point.loss_error,
+            "standing": point.standing,
+        }
+        for point in found.points
+    ]
+    on_it = [row for row in rows if row["standing"] == Standing.FRONTIER.value]
+    base = alt.Chart(_data(alt, rows))
+    tight = alt.Scale(type="log", nice=False, padding=25)
+    x = alt.X("cost:Q", title=f"{_COST_LABELS[found.cost]} ({found.cost_unit}, log)", scale=tight)
+    y = alt.Y("loss:Q", title=f"{_MEASURES.get(found.loss, 'weight error')}, log", scale=tight)
+    color = alt.Color(
+        "standing:N",
+        title=None,
+        scale=alt.Scale(
+            domain=[standing.value for standing in Standing], range=[BLUE, ORANGE, GREY]
+        ),
+        legend=alt.Legend(orient="top"),
+    )
+    tooltip = [
+        "format:N",
+        alt.Tooltip("cost:Q", title=found.cost, format=".4g"),
+        alt.Tooltip("loss:Q", title=found.loss, format=".4g"),
+        "standing:N",
+    ]
+    step = (
+        alt.Chart(_data(alt, on_it))
+        .mark_line(interpolate="step-after", color=BLUE, strokeWidth=1.5, opacity=0.6)
+        .encode(x=x, y=y)
+    )
+    return alt.layer(
+        step,
+        base.mark_rule().encode(x=x, y=alt.Y("low:Q", scale=tight), y2="high:Q", color=color),
+        base.mark_rule().encode(x=alt.X("left:Q", scale=tight), x2="right:Q", y=y, color=color),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            x=x, y=y, color=color, tooltip=tooltip
+        ),
+        base.mark_text(align="left", dx=7, dy=-5, fontSize=10).encode(x=x, y=y, text="format:N"),
+    ).properties(width=620, height=400)
 
 
 _MEASURES = {

@@ -10,7 +10,7 @@ from typing import Any
 from studentfloat.errors import MissingDependencyError
 from studentfloat.records import Comparison
 from studentfloat.report.figures import Figure, comparison_figures
-from studentfloat.report.table import comparison_rows, notes
+from studentfloat.report.table import comparison_rows, notes, silicon_rows
 
 __all__ = ["comparison_page", "page"]
 
@@ -68,6 +68,11 @@ def comparison_page(comparison: Comparison) -> str:
         f'<p class="faint">{html.escape(comparison.provenance.model_source)}</p>',
         *(f'<p class="caution">{html.escape(c)}</p>' for c in comparison.cautions),
         table(headings, rows, text_columns=("format",)),
+        *(
+            ["<h2>In silicon</h2>", table(*silicon_rows(comparison), text_columns=("format",))]
+            if comparison.hardware
+            else []
+        ),
         *(
             f"<p>{html.escape(line)}</p>"
             for line in notes(comparison)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from studentfloat.records import Comparison, FormatQuality
+from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier, Standing
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
 
-__all__ = ["comparison_rows", "print_comparison"]
+__all__ = ["comparison_rows", "print_comparison", "silicon_rows"]
 
 _HEADINGS = {
     "rank": "rank",
@@ -36,21 +36,50 @@ def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]
     return [_HEADINGS[key] for key in shown], rows
 
 
+def silicon_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the silicon table, cheapest first; empty without hardware."""
+    standing = {
+        point.name: point.standing
+        for found in comparison.frontiers
+        if found.cost == "area"
+        for point in found.points
+    }
+    rows = [
+        [row.name, *_silicon_cells(row), standing.get(row.name, "-")]
+        for row in sorted(comparison.hardware, key=lambda row: row.area)
+    ]
+    unit = comparison.hardware[0].area_unit if comparison.hardware else ""
+    headings = ["format", f"area {unit}", "area/int4", "delay ns", "fJ/cycle", "proved"]
+    return [*headings, f"{comparison.ranked_by}/area"], rows
+
+
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, what it says, and what to bear in mind."""
+    from rich.text import Text
+
+    parts: list[RenderableType] = [
+        Text(_title(comparison)),
+        Text(),
+        _table(*comparison_rows(comparison)),
+        Text(),
+    ]
+    if comparison.hardware:
+        parts += [_table(*silicon_rows(comparison)), Text()]
+    for part in (*parts, *(Text(line) for line in notes(comparison))):
+        console.print(part)
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    headings, rows = comparison_rows(comparison)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
         justify: JustifyMethod = "left" if heading == "format" else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    parts: list[RenderableType] = [Text(_title(comparison)), Text(), table, Text()]
-    for part in (*parts, *(Text(line) for line in notes(comparison))):
-        console.print(part)
+    return table
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -71,6 +100,8 @@ def notes(comparison: Comparison) -> list[str]:
         )
     elif comparison.ranked_by == "weight_nmse":
         lines.append("Ranked by weight error alone, which does not order formats as quality does.")
+    lines += _silicon_notes(comparison)
+    lines += [line for found in comparison.frontiers if (line := _frontier_note(found))]
     if comparison.skipped:
         reasons = Counter(tensor.reason for tensor in comparison.skipped)
         listed = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -115,6 +146,50 @@ def _cell(row: FormatQuality, key: str, *, tied: bool) -> str:
         return f"{value:.3f}"
     digits = {"perplexity": 2, "kl": 3, "output_nmse": 5}[key]
     return _with_error(value, getattr(row, f"{key}_se"), digits)
+
+
+def _silicon_cells(row: FormatHardware) -> list[str]:
+    relative = row.area_relative_to_int4
+    return [
+        f"{row.area:.0f} ± {row.area_spread:.0f}",
+        "-" if relative is None else f"{relative:.2f}",
+        f"{row.delay_ns:.2f}",
+        "-" if row.energy_fj is None else f"{row.energy_fj:.0f}",
+        "yes" if row.proved else "no",
+    ]
+
+
+def _silicon_notes(comparison: Comparison) -> list[str]:
+    if not comparison.hardware:
+        return []
+    first = comparison.hardware[0]
+    lines = [
+        f"Silicon: one {first.unit} after synthesis, library {first.library}; ± is the spread over "
+        "synthesis recipes."
+    ]
+    looked_up = [row.name for row in comparison.hardware if row.lookup_bits]
+    if looked_up:
+        bits = next(row.lookup_bits for row in comparison.hardware if row.lookup_bits)
+        lines.append(
+            f"{', '.join(looked_up)}: no integer grid, so the unit looks up {bits}-bit fixed "
+            f"point, while the quality is that of the exact values; compare NAME-fixed{bits} to "
+            "measure what the unit holds."
+        )
+    return lines
+
+
+def _frontier_note(found: Frontier) -> str | None:
+    """Who is on a frontier, in words; None where one cost is common to all."""
+    if len({point.cost for point in found.points}) == 1:
+        return None
+    names = {
+        standing: [p.name for p in found.points if p.standing == standing.value]
+        for standing in Standing
+    }
+    cost = {"area": "area", "energy_fj": "energy"}.get(found.cost, found.cost.replace("_", " "))
+    line = f"Frontier of {found.loss} against {cost}: {', '.join(names[Standing.FRONTIER])}"
+    within = names[Standing.WITHIN_NOISE]
+    return line + (f"; within its noise: {', '.join(within)}." if within else ".")
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:

@@ -1,5 +1,13 @@
 """Where the branches join: comparisons of formats on models."""
 
 from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, Progress, compare
+from studentfloat.study.silicon import HardwareOptions, hardware_is_installed
 
-__all__ = ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "CompareOptions",
+    "HardwareOptions",
+    "Progress",
+    "compare",
+    "hardware_is_installed",
+]

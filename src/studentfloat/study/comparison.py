@@ -29,6 +29,7 @@ from studentfloat.records import (
     write_json,
 )
 from studentfloat.study.provenance import make_provenance
+from studentfloat.study.silicon import HardwareOptions, with_frontiers, with_hardware
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,8 @@ class CompareOptions:
         Quantize those too.
     seed
         Of the bootstrap.
+    hardware
+        What to cost the formats as, in silicon; None does without.
     """
 
     model: str = "smollm2-135m"
@@ -89,6 +92,7 @@ class CompareOptions:
     embeddings: bool = False
     head: bool = False
     seed: int = 0
+    hardware: HardwareOptions | None = None
     trust: Trust = field(default_factory=Trust)
 
 
@@ -143,9 +147,15 @@ def compare(
         baseline, skipped = run.prepare(len(requests))
         for request in missing:
             rows[request.name] = run.measure(request)
-    progress(1.0, "done")
     complete = [row for row in rows.values() if row is not None]
-    return _assemble(options, source, text, rows=complete, baseline=baseline, skipped=skipped)
+    result = _assemble(options, source, text, rows=complete, baseline=baseline, skipped=skipped)
+    if options.hardware is None:
+        result = with_frontiers(result)
+    else:
+        formats = [(request.name, request.scheme.format) for request in requests]
+        result = with_hardware(result, formats, options.hardware, progress=progress)
+    progress(1.0, "done")
+    return result
 
 
 def _requests(options: CompareOptions) -> list[_Request]:
@@ -376,7 +386,7 @@ def _assemble(
             seed=options.seed,
             text_sha256=None if text is None else text.sha256,
             text_source=None if text is None else text.source,
-            settings={**_settings(options), "formats": list(options.formats)},
+            settings=_settings(options),
         ),
         ranked_by=measure,
         differences=differences,
@@ -386,7 +396,8 @@ def _assemble(
 
 
 def _settings(options: CompareOptions) -> dict[str, Any]:
-    return {key: value for key, value in asdict(options).items() if key != "trust"}
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(options)))
+    return {key: value for key, value in plain.items() if key != "trust"}
 
 
 def _ranking(

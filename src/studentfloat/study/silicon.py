@@ -1,0 +1,156 @@
+"""Join a comparison with what its formats cost in silicon, and draw the frontiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+
+from studentfloat.errors import StudentFloatError
+from studentfloat.formats import Format
+from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier
+from studentfloat.study.pareto import Candidate, frontier
+
+__all__ = ["HardwareOptions", "hardware_is_installed", "with_frontiers", "with_hardware"]
+
+_LOOKUP_BITS = 8
+
+_COSTS = {
+    "area": "area of a multiply-accumulate unit",
+    "energy_fj": "energy per multiply-accumulate",
+    "bits_per_weight": "bits per weight",
+}
+
+
+@dataclass(frozen=True)
+class HardwareOptions:
+    """Which unit is costed, and in which cell library (none: the built-in generic one)."""
+
+    unit: str = "mac"
+    liberty: tuple[str, ...] = field(default_factory=tuple)
+
+
+def hardware_is_installed() -> bool:
+    """Whether the extra ``hardware`` is there."""
+    return find_spec("pyosys") is not None
+
+
+def with_hardware(
+    comparison: Comparison,
+    formats: Sequence[tuple[str, Format]],
+    options: HardwareOptions | None = None,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+) -> Comparison:
+    """Add area, delay and energy of each row's format, then the frontiers.
+
+    Parameters
+    ----------
+    comparison
+        Of any model.
+    formats
+        Name of each row, and its format. Rows that share a format (under another scale
+        rule, say) share its silicon.
+    options
+        The unit and the library.
+    progress
+        Told about each format that is done; those in the cache are at once.
+    """
+    from studentfloat.hardware import cost, load_library
+
+    wanted = options or HardwareOptions()
+    distinct, refused = _buildable(formats)
+    if refused:
+        comparison = replace(comparison, cautions=(*comparison.cautions, *refused))
+    if not distinct:
+        return with_frontiers(comparison)
+    table = cost(
+        list(distinct.values()),
+        unit=wanted.unit,
+        library=load_library(wanted.liberty),
+        lookup_bits=(_LOOKUP_BITS,),
+        progress=progress,
+    )
+    by_format = {row.format: row for row in table.formats}
+    hardware = tuple(
+        FormatHardware(
+            name=name,
+            unit=table.unit,
+            library=table.library,
+            lookup_bits=row.lookup_bits,
+            area=row.area,
+            area_unit=row.area_unit,
+            area_spread=row.area_spread,
+            area_relative_to_int4=row.area_relative_to_int4,
+            delay_ns=row.delay_ns,
+            energy_fj=row.energy_fj,
+            proved=row.proved,
+        )
+        for name, fmt in formats
+        if (row := by_format.get(fmt.name)) is not None
+    )
+    return with_frontiers(replace(comparison, hardware=hardware))
+
+
+def _buildable(formats: Sequence[tuple[str, Format]]) -> tuple[dict[str, Format], list[str]]:
+    """Formats that hardware can be made of, by name; and why the others cannot."""
+    from studentfloat.hardware import resolve_operand
+
+    distinct: dict[str, Format] = {}
+    refused = []
+    for name, fmt in formats:
+        try:
+            resolve_operand(fmt, (_LOOKUP_BITS,))
+        except StudentFloatError as error:
+            refused.append(f"{name} is not costed in silicon: {error}")
+        else:
+            distinct[fmt.name] = fmt
+    return distinct, refused
+
+
+def with_frontiers(comparison: Comparison) -> Comparison:
+    """Set the comparison's frontiers: quality against area, energy and bits per weight."""
+    frontiers = [found for cost in _COSTS if (found := _frontier(comparison, cost)) is not None]
+    return replace(comparison, frontiers=tuple(frontiers))
+
+
+def _frontier(comparison: Comparison, cost: str) -> Frontier | None:
+    hardware = {row.name: row for row in comparison.hardware}
+    loss = comparison.ranked_by
+    candidates = []
+    unit = {"bits_per_weight": "bits", "energy_fj": "fJ"}.get(cost, "")
+    for row in comparison.formats:
+        value, spread = float(row.bits_per_weight), 0.0
+        if cost != "bits_per_weight":
+            silicon = hardware.get(row.name)
+            of_it = None if silicon is None else getattr(silicon, cost)
+            if silicon is None or of_it is None:
+                continue
+            value = float(of_it)
+            if cost == "area":
+                spread, unit = silicon.area_spread, silicon.area_unit
+        candidates.append(
+            Candidate(row.name, value, getattr(row, loss), spread, _loss_error(row, loss))
+        )
+    if not candidates:
+        return None
+    spreads = {c.name: (c.cost, c.cost_error) for c in candidates}
+    tied = {
+        frozenset((pair.first, pair.second))
+        for pair in comparison.differences
+        if not pair.significant
+    }
+
+    def cost_tie(a: str, b: str) -> bool:
+        (cost_a, error_a), (cost_b, error_b) = spreads[a], spreads[b]
+        return abs(cost_a - cost_b) <= error_a + error_b
+
+    points = frontier(
+        candidates, cost_tie=cost_tie, loss_tie=lambda a, b: frozenset((a, b)) in tied
+    )
+    return Frontier(cost=cost, cost_unit=unit, loss=loss, points=points)
+
+
+def _loss_error(row: FormatQuality, loss: str) -> float:
+    error = getattr(row, f"{loss}_se", None)
+    return 0.0 if error is None else float(error)
