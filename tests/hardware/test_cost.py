@@ -173,7 +173,7 @@ def test_without_yosys_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         cost(["int4"])
     monkeypatch.undo()
     monkeypatch.setattr(yosys_module.importlib.metadata, "version", lambda name: "0.30")
-    with pytest.raises(MissingDependencyError, match=r"pyosys 0\.30 is too old: 0\.50"):
+    with pytest.raises(MissingDependencyError, match=r"pyosys 0\.30 is too old: 0\.70"):
         cost(["int4"])
 
 

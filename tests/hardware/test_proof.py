@@ -57,14 +57,10 @@ def test_verilog_and_netlist_are_proved(name: str, library: Library) -> None:
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_every_architecture_is_proved(architecture: str, library: Library) -> None:
-    for name in ("e2m1+sp", "sf4"):
-        try:
-            unit = mac(NARROW[name], NARROW[name], architecture)
-        except UnavailableError:
-            continue
-        results = synthesize(unit.verilog, unit.top, library, AREA_RECIPES[1:3])
-        assert prove_unit(unit).proved
-        assert all(prove_unit(unit, verilog=r.verilog, library=library).proved for r in results)
+    unit = mac(NARROW["e2m1+sp"], NARROW["e2m1+sp"], architecture)
+    (result,) = synthesize(unit.verilog, unit.top, library, AREA_RECIPES[2:3])
+    assert prove_unit(unit).proved
+    assert prove_unit(unit, verilog=result.verilog, library=library).proved
 
 
 def test_one_wrong_entry_in_the_model_fails_the_proof(library: Library) -> None:

@@ -45,6 +45,7 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
     """The table as ``studentfloat hardware`` prints it."""
     unit = _UNITS.get(table.area_unit, table.area_unit)
     rows = []
+    of_macs = table.unit != "dequantizer"
     ranked = sorted(table.formats, key=lambda cost: cost.area)
     for cost in ranked:
         relative = cost.area_relative_to_int4
@@ -56,7 +57,9 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
                 f"{cost.area:.1f}",
                 f"±{cost.area_spread:.1f}",
                 "" if relative is None else f"{relative:.3f}",
-                "" if relative is None else f"{chip_overhead(relative, shares):+.2%}",
+                ""
+                if relative is None or not of_macs
+                else f"{chip_overhead(relative, shares):+.2%}",
                 " ".join(f"{part:.0f}" for part in parts),
                 f"{cost.delay_ns:.3f}",
                 "" if cost.energy_fj is None else f"{cost.energy_fj:.0f}",
@@ -68,12 +71,14 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
     head = f"{table.unit}, library {table.library}"
     if table.activations:
         head += f", activations {table.activations}"
-    if table.unit != "dequantizer":
+    if of_macs:
         head += f", accumulator for dot products of {table.dot_length}"
     columns = ["format", f"area {unit}", "spread", "of int4", "die", "dec mul add reg", "delay ns",
                "energy fJ", "acc bits", "architecture", "proved"]  # fmt: skip
     chosen = shares or ChipShares()
-    notes = [*table.notes, f"die: overhead over int4 if MACs take {chosen.mac:.0%} of it"]
+    notes = list(table.notes)
+    if of_macs:
+        notes.append(f"die: overhead over int4 if MACs take {chosen.mac:.0%} of it")
     return f"{head}\n{_render(columns, rows)}" + "".join(f"  {note}\n" for note in notes)
 
 
