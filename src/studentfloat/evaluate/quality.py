@@ -20,7 +20,6 @@ __all__ = ["OriginalOutputs", "WindowScores", "score_windows"]
 
 # Original outputs up to this size stay in memory; larger ones go to a temporary file.
 _LARGEST_IN_MEMORY = 4 << 30
-_POSITIONS_AT_ONCE = 128
 
 Tick = Callable[[], None]
 
@@ -50,7 +49,7 @@ class WindowScores:
 class OriginalOutputs:
     """Outputs of the original model on all windows, computed once.
 
-    For language models the log-probabilities, float32, of shape ``(windows, length,
+    For language models the next-token probabilities, float32, of shape ``(windows, length,
     vocabulary)``; for encoders the last hidden state, ``(windows, length, width)``.
 
     Parameters
@@ -71,29 +70,47 @@ class OriginalOutputs:
         scratch: Path | None = None,
         tick: Tick = lambda: None,
     ) -> None:
-        self.kind = model.kind
         nlls: list[float] = []
         self._outputs: Any = None
+        self._entropies: list[Tensor] = []
+        self._modes: list[Tensor] = []
         for i, output in enumerate(_outputs(model, windows)):
             if self._outputs is None:
-                self._outputs = self._allocate((len(windows), *output.shape), scratch)
-            if model.kind is not ModelKind.ENCODER:
-                torch.log_softmax(output, dim=-1, out=output)
+                self._outputs = _allocate((len(windows), *output.shape), scratch)
+            if model.kind is ModelKind.ENCODER:
+                self._outputs[i] = output.numpy()
+            else:
+                log_sum = torch.logsumexp(output, dim=-1)
+                probabilities = (output - log_sum[:, None]).exp_()
+                self._outputs[i] = probabilities.numpy()
+                self._entropies.append(_cross_entropy(probabilities, output, log_sum))
+                self._modes.append(output.argmax(dim=-1))
                 if model.kind is ModelKind.CAUSAL:
-                    nlls.append(_nll(output, windows[i]))
-            self._outputs[i] = output.numpy()
+                    nlls.append(_nll(output, log_sum, windows[i]))
             tick()
         self.nll = tuple(nlls)
 
-    def _allocate(self, shape: tuple[int, ...], scratch: Path | None) -> Any:
-        if 4 * math.prod(shape) <= _LARGEST_IN_MEMORY:
-            return np.empty(shape, dtype=np.float32)
-        # The mapping outlives the file object, and the file has no name to be left behind.
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-
     def __getitem__(self, window: int) -> Tensor:
         return torch.from_numpy(np.asarray(self._outputs[window]))
+
+    def divergence(self, window: int, logits: Tensor, log_sum: Tensor) -> tuple[float, float]:
+        """Mean KL(original ‖ model) in nats over positions, and the share of equal modes.
+
+        With probabilities p of the original and logits z of the model, KL is the cross-entropy
+        ``log Σ exp z - Σ p z`` minus the original's entropy; both are computed by the same
+        steps, so that an unchanged model has a divergence of exactly zero.
+        """
+        cross = _cross_entropy(self[window], logits, log_sum)
+        agree = logits.argmax(dim=-1) == self._modes[window]
+        return float((cross - self._entropies[window]).mean()), float(agree.double().mean())
+
+
+def _allocate(shape: tuple[int, ...], scratch: Path | None) -> Any:
+    if 4 * math.prod(shape) <= _LARGEST_IN_MEMORY:
+        return np.empty(shape, dtype=np.float32)
+    # The mapping outlives the file object, and the file has no name to be left behind.
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def score_windows(
@@ -105,17 +122,17 @@ def score_windows(
     agreement: list[float] = []
     output_nmse: list[float] = []
     for i, output in enumerate(_outputs(model, windows)):
-        reference = original[i]
         if model.kind is ModelKind.ENCODER:
+            reference = original[i]
             error = ((output - reference).double() ** 2).sum()
             output_nmse.append(float(error / (reference.double() ** 2).sum()))
         else:
-            log_p = torch.log_softmax(output, dim=-1)
-            its_kl, its_agreement = _divergence(reference, log_p)
+            log_sum = torch.logsumexp(output, dim=-1)
+            its_kl, its_agreement = original.divergence(i, output, log_sum)
             kl.append(its_kl)
             agreement.append(its_agreement)
             if model.kind is ModelKind.CAUSAL:
-                nll.append(_nll(log_p, windows[i]))
+                nll.append(_nll(output, log_sum, windows[i]))
         tick()
     return WindowScores(tuple(nll), tuple(kl), tuple(agreement), tuple(output_nmse))
 
@@ -134,7 +151,8 @@ def _outputs(model: LoadedModel, windows: Tensor) -> Iterator[Tensor]:
             result = model.module(input_ids=window[None].to(device), **options)
             chosen = result.last_hidden_state if model.kind is ModelKind.ENCODER else result.logits
             output: Tensor = chosen[0].float().cpu()
-            if not torch.isfinite(output).all():
+            # A sum is finite only if all its terms are, and costs no second tensor.
+            if not math.isfinite(float(output.sum())):
                 raise DataError(
                     f"{model.source.name} gives NaN or infinity on window {i + 1}: "
                     "the weights or the number type overflow"
@@ -142,17 +160,13 @@ def _outputs(model: LoadedModel, windows: Tensor) -> Iterator[Tensor]:
             yield output
 
 
-def _nll(log_p: Tensor, window: Tensor) -> float:
-    return float(-log_p[:-1].gather(1, window[1:, None]).double().mean())
+def _nll(logits: Tensor, log_sum: Tensor, window: Tensor) -> float:
+    """Mean negative log-likelihood of each next token, nats."""
+    of_target = logits[:-1].gather(1, window[1:, None]).squeeze(1)
+    return float((log_sum[:-1] - of_target).double().mean())
 
 
-def _divergence(reference: Tensor, log_p: Tensor) -> tuple[float, float]:
-    """Mean KL(reference ‖ model) in nats over positions, and the share of equal modes."""
-    total, agree = 0.0, 0
-    for start in range(0, len(reference), _POSITIONS_AT_ONCE):
-        original = reference[start : start + _POSITIONS_AT_ONCE]
-        changed = log_p[start : start + _POSITIONS_AT_ONCE]
-        each = (original.exp() * (original - changed)).sum(dim=-1, dtype=torch.float64)
-        total += float(each.sum())
-        agree += int((original.argmax(dim=-1) == changed.argmax(dim=-1)).sum())
-    return total / len(reference), agree / len(reference)
+def _cross_entropy(probabilities: Tensor, logits: Tensor, log_sum: Tensor) -> Tensor:
+    """Per position, in nats, as float64: ``log Σ exp z - Σ p z``."""
+    mean_logit: Tensor = torch.linalg.vecdot(probabilities, logits)
+    return (log_sum - mean_logit).double()

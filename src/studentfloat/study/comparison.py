@@ -49,7 +49,7 @@ Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and what is being done."""
 
 # Goes into every cell's address: raise it when what a cell means changes.
-_CELL_VERSION = 1
+_CELL_VERSION = 2
 # Quantizing and restoring weights costs about this share of scoring one window.
 _QUANTIZE_COST = 1.5
 
