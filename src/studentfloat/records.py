@@ -280,9 +280,9 @@ class PairedDifference:
         Mean of `first` minus `second`; for a measure where less is better, negative
         means that `first` is better.
     low, high
-        95 % interval of the paired bootstrap.
+        95 % interval of the studentized paired bootstrap.
     p_value
-        Two-sided, of the paired bootstrap, Holm-adjusted over all pairs of the comparison.
+        Two-sided, of the studentized paired bootstrap, Holm-adjusted over all pairs.
     """
 
     measure: str

@@ -10,7 +10,7 @@ from importlib import import_module
 import click
 
 from studentfloat import __version__
-from studentfloat.errors import StudentFloatError
+from studentfloat.errors import FailureError, StudentFloatError
 
 __all__ = ["cli", "main"]
 
@@ -62,6 +62,8 @@ def main() -> None:
 def _run(call: Callable[[], object]) -> int:
     """Run, turn errors into one line on stderr, and give the exit status."""
     try:
+        if sys.stdout is None:
+            raise FailureError("standard output is closed: nowhere to write results")
         result = call()
         sys.stdout.flush()
     except click.exceptions.Exit as error:
@@ -77,6 +79,16 @@ def _run(call: Callable[[], object]) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has had enough; nothing more can be written there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return _INTERRUPTED
+    except OSError as error:
+        click.echo(f"error: {error.strerror or error}", err=True)
+        _discard_stdout()
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _discard_stdout() -> None:
+    """Let what is still buffered go nowhere, so that leaving raises nothing."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from studentfloat.errors import DataError
 from studentfloat.records import PairedDifference
 
 __all__ = ["mean_and_error", "paired_differences", "ranks"]
 
-_RESAMPLES = 20_000
+_LEAST_RESAMPLES = 20_000
+_RESAMPLES_PER_PAIR = 60
 _LEVEL = 0.05
+# Beyond this a draw's own error is nothing but rounding: it held one window only.
+_FARTHEST = 1e6
+
+Floats = npt.NDArray[np.float64]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -27,12 +33,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 def paired_differences(
     measure: str, scores: Mapping[str, Sequence[float]], *, seed: int = 0
 ) -> tuple[PairedDifference, ...]:
-    """Compare every pair of formats on the same windows.
+    """Compare every pair of formats on the same windows, by a studentized paired bootstrap.
 
-    Windows are drawn with replacement, the same draw for all formats, and the difference
-    of means is taken each time. P-values are two-sided and Holm-adjusted over all pairs,
-    so that the chance of any false "significant" in the table is at most 5 %, as far as
-    the windows are a fair sample.
+    For each pair the differences by window are drawn with replacement, and the mean of a draw,
+    less the mean that was measured, is set in relation to the draw's own standard error. How
+    often that exceeds what was measured is the p-value. (The plain percentile bootstrap is far
+    too sure of itself with a dozen windows: of tables of 13 formats without any difference, a
+    third would show one.) P-values are two-sided and Holm-adjusted over all pairs, so that a
+    table without any real difference shows one at most about once in 20.
 
     Parameters
     ----------
@@ -43,6 +51,11 @@ def paired_differences(
     seed
         Of the draws.
 
+    Returns
+    -------
+    tuple of PairedDifference
+        One per pair; empty for fewer than two windows, of which nothing can be said.
+
     Raises
     ------
     DataError
@@ -50,7 +63,7 @@ def paired_differences(
 
     References
     ----------
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 16;
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 12.5 and 16.4;
     Holm, Scand. J. Statist. 6(2), 1979.
     """
     names = list(scores)
@@ -61,31 +74,51 @@ def paired_differences(
     if windows < 2 or len(names) < 2:
         return ()
     table = np.array([scores[name] for name in names], dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(windows, np.full(windows, 1 / windows), size=_RESAMPLES) / windows
     pairs = list(combinations(range(len(names)), 2))
-    means = draws @ table.T
-    found: list[tuple[float, float, float, float]] = []
-    for i, j in pairs:
-        difference = means[:, i] - means[:, j]
-        low, high = np.quantile(difference, [_LEVEL / 2, 1 - _LEVEL / 2])
-        tail = min(np.count_nonzero(difference <= 0), np.count_nonzero(difference >= 0))
-        p_value = min(1.0, 2 * (int(tail) + 1) / (_RESAMPLES + 1))
-        found.append((float(table[i].mean() - table[j].mean()), float(low), float(high), p_value))
-    adjusted = _holm([p for *_, p in found])
+    differences = np.stack([table[i] - table[j] for i, j in pairs])
+    # Holm divides 5 % by the number of pairs: the least p-value must lie well below that.
+    resamples = max(_LEAST_RESAMPLES, _RESAMPLES_PER_PAIR * len(pairs))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(windows, np.full(windows, 1 / windows), size=resamples) / windows
+    tests = [_studentized(difference, draws) for difference in differences]
+    adjusted = _holm([p for *_, p in tests])
     return tuple(
         PairedDifference(
             measure=measure,
             first=names[i],
             second=names[j],
-            difference=difference,
-            low=low,
-            high=high,
+            difference=mean,
+            low=mean - reach,
+            high=mean + reach,
             p_value=p_value,
             significant=bool(p_value < _LEVEL),
         )
-        for (i, j), (difference, low, high, _), p_value in zip(pairs, found, adjusted, strict=True)
+        for (i, j), (mean, reach, _), p_value in zip(pairs, tests, adjusted, strict=True)
     )
+
+
+def _studentized(difference: Floats, draws: Floats) -> tuple[float, float, float]:
+    """Mean difference, half-width of its 95 % interval, and p-value of no difference.
+
+    `difference` has shape ``(windows,)``, `draws` shape ``(resamples, windows)``, rows
+    summing to one.
+    """
+    windows = len(difference)
+    mean = float(difference.mean())
+    centered = difference - mean
+    error = float(np.sqrt(np.mean(centered**2) / (windows - 1)))
+    # A difference that is the same in every window has no error; it is no less real for that.
+    floor = 1e-12 * max(abs(mean), np.finfo(np.float64).tiny)
+    shift = draws @ centered
+    variance = np.maximum(draws @ centered**2 - shift**2, 0.0)
+    with np.errstate(over="ignore"):  # a draw of one window alone: infinitely far off
+        ratio = np.abs(shift) / np.maximum(np.sqrt(variance / (windows - 1)), floor)
+    measured = abs(mean) / max(error, floor)
+    p_value = (int(np.count_nonzero(ratio >= measured)) + 1) / (len(draws) + 1)
+    finite = np.where(ratio < _FARTHEST, ratio, 0.0).max()
+    bound = min(float(np.quantile(ratio, 1 - _LEVEL, method="higher")), float(finite))
+    reach = error * bound if error > floor else 0.0
+    return mean, reach, 1.0 if mean == 0 else p_value
 
 
 def ranks(names: Sequence[str], differences: Sequence[PairedDifference]) -> dict[str, int]:

@@ -103,7 +103,13 @@ def cut_windows(text: EvaluationText, model: LoadedModel, *, count: int, length:
         )
     start, end = _special_tokens(model)
     inner = length - len(start) - len(end)
+    if inner < _SHORTEST_WINDOW:
+        raise ConfigError(
+            f"windows of {length} tokens hold only the special tokens of {model.source.name}: "
+            f"at least {_SHORTEST_WINDOW + len(start) + len(end)}"
+        )
     tokens = _tokens(text, model.tokenizer, model.source.name)
+    _check_vocabulary(tokens, model)
     if len(tokens) < count * inner:
         fit = len(tokens) // inner
         remedy = f"--windows {fit}" if fit else f"--window-length {max(2, len(tokens))} or shorter"
@@ -125,6 +131,15 @@ def _tokens(text: EvaluationText, tokenizer: Any, name: str) -> Sequence[int]:
     with quiet_transformers():
         tokens: Sequence[int] = tokenizer(text.content, add_special_tokens=False)["input_ids"]
     return tokens
+
+
+def _check_vocabulary(tokens: Sequence[int], model: LoadedModel) -> None:
+    size = getattr(model.module.config, "vocab_size", None)
+    if size is not None and tokens and max(tokens) >= size:
+        raise DataError(
+            f"the tokenizer of {model.source.name} gives token {max(tokens)}, but the model's "
+            f"vocabulary ends at {size - 1}: they do not belong together"
+        )
 
 
 def _special_tokens(model: LoadedModel) -> tuple[list[int], list[int]]:

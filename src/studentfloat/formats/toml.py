@@ -122,6 +122,8 @@ def _numbers(value: Any, key: str, where: str) -> list[float | int]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: {key!r} must be a list of numbers, not {value!r}")
     for item in value:
+        if isinstance(item, int) and abs(item) >= 1 << 1000:
+            raise FormatError(f"{where}: {key!r} holds a number of {len(str(item))} digits")
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             raise FormatError(f"{where}: {key!r} holds {item!r}, which is no number")
     return value
@@ -134,5 +136,10 @@ def _special_codes(value: Any, where: str) -> tuple[tuple[int, SpecialValue], ..
             raise FormatError(
                 f"{where}: 'special_codes' holds {item!r}: pairs such as [127, \"nan\"]"
             )
-        pairs.append((item[0], item[1]))
+        code, special = item
+        if isinstance(code, bool) or not isinstance(code, int) or not isinstance(special, str):
+            raise FormatError(
+                f"{where}: 'special_codes' holds {item!r}: pairs such as [127, \"nan\"]"
+            )
+        pairs.append((code, cast(SpecialValue, special)))
     return tuple(sorted(pairs))

@@ -1,6 +1,6 @@
 """From a format's values to Verilog, proof, area, delay and energy. Never imports torch."""
 
-from studentfloat.hardware.cost import UNITS, cost, load_library, unit_verilog
+from studentfloat.hardware.cost import UNITS, check_unit, cost, load_library, unit_verilog
 from studentfloat.hardware.operands import Operand, operand_from_format, resolve_operand
 from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost, HardwareTable
 from studentfloat.hardware.units import Unit, accumulator_width, dot, mac, systolic_array
@@ -14,6 +14,7 @@ __all__ = [
     "Operand",
     "Unit",
     "accumulator_width",
+    "check_unit",
     "cost",
     "dot",
     "load_library",

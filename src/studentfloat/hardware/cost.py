@@ -49,7 +49,7 @@ from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, Unit, dot, mac, systolic_array
 from studentfloat.hardware.yosys import yosys_version
 
-__all__ = ["UNITS", "Progress", "cost", "load_library", "unit_verilog"]
+__all__ = ["UNITS", "Progress", "check_unit", "cost", "load_library", "unit_verilog"]
 
 UNITS = ("mac", "dotN", "systolic", "dequantizer")
 """Kinds of unit; N is a number of lanes."""
@@ -156,7 +156,7 @@ def cost(
     FailureError
         If synthesis fails, or the library or Yosys is missing something.
     """
-    kind = _check_unit(unit)
+    kind = check_unit(unit)
     resolved = [get_format(f) if isinstance(f, str) else f for f in formats]
     if not resolved:
         raise ConfigError("no formats given: name one or more")
@@ -213,7 +213,7 @@ def unit_verilog(number_format: Format, row: HardwareCost, table: HardwareTable)
     return _build(a, b, row.architecture, table.unit, table.dot_length).verilog
 
 
-def _check_unit(unit: str) -> str:
+def check_unit(unit: str) -> str:
     match = re.fullmatch(r"mac|systolic|dequantizer|dot(\d+)", unit)
     if not match or (match[1] and not 2 <= int(match[1]) <= 256):
         raise ConfigError(f"unit {unit!r}: mac, dot2 to dot256, systolic or dequantizer")

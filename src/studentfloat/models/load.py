@@ -39,7 +39,19 @@ class LoadedModel:
         config: Any = self.module.config
         limit = getattr(config, "max_position_embeddings", None)
         limit = limit or getattr(config, "n_positions", None)
-        return int(limit) if limit else None
+        if not limit:
+            return None
+        # RoBERTa and its kin count positions from the padding token's index on.
+        table = _position_table(self.module)
+        reserved = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+        return int(limit) - reserved
+
+
+def _position_table(module: torch.nn.Module) -> torch.nn.Embedding | None:
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            return part
+    return None
 
 
 def load_model(
@@ -97,7 +109,9 @@ def load_model(
 
 
 def _kind(config: dict[str, Any]) -> ModelKind:
-    architecture = (config.get("architectures") or [""])[0]
+    architectures = config.get("architectures")
+    named = isinstance(architectures, list) and bool(architectures)
+    architecture = str(architectures[0] or "") if named else ""  # type: ignore[index]
     if config.get("is_encoder_decoder") or "vision_config" in config or "patch_size" in config:
         return ModelKind.OTHER
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):

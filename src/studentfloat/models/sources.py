@@ -63,15 +63,22 @@ class ModelSource:
     @property
     def weight_files(self) -> list[Path]:
         """The safetensors shards, or pickles where those are trusted and all there is."""
-        shards = sorted(self.directory.glob("*.safetensors"))
+        shards = _files(self.directory, "*.safetensors")
         if shards or not self.trust.pickle:
             return shards
-        return sorted(file for pattern in _PICKLES for file in self.directory.glob(pattern))
+        return sorted(file for pattern in _PICKLES for file in _files(self.directory, pattern))
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the weight files."""
         return sha256_of_files(self.weight_files)
+
+    @cached_property
+    def settings_sha256(self) -> str:
+        """Hash of configuration and tokenizer files: what else an output depends on."""
+        patterns = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
+        files = {f for p in patterns for f in self.directory.glob(p) if f.is_file()}
+        return sha256_of_files(files)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -174,8 +181,11 @@ def _from_hub(name: str, trust: Trust) -> ModelSource:
 
 def _check(source: ModelSource) -> None:
     config = source.config
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unknown method")
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        method = "an unknown method"
+        if isinstance(quantization, dict):
+            method = quantization.get("quant_method", method)
         raise ModelError(
             f"model {source.name} is quantized already (by {method}): dequantize it first"
         )
@@ -194,9 +204,9 @@ def _is_builtin(config: dict[str, Any]) -> bool:
 
 
 def _check_weights(source: ModelSource) -> None:
-    shards = sorted(source.directory.glob("*.safetensors"))
+    shards = _files(source.directory, "*.safetensors")
     if not shards:
-        pickles = [file for p in _PICKLES for file in source.directory.glob(p)]
+        pickles = [file for p in _PICKLES for file in _files(source.directory, p)]
         if pickles and not source.trust.pickle:
             raise ModelError(
                 f"model {source.name} has pickled weights only ({pickles[0].name}), and "
@@ -208,7 +218,10 @@ def _check_weights(source: ModelSource) -> None:
         _check_shard(shard)
     index = source.directory / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(_read_json(index).get("weight_map", {}).values())
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
+        wanted = set(map(str, weight_map.values()))
         missing = sorted(wanted - {shard.name for shard in shards})
         if missing:
             raise ModelError(
@@ -216,9 +229,19 @@ def _check_weights(source: ModelSource) -> None:
             )
 
 
+def _files(directory: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in directory.glob(pattern) if file.is_file())
+
+
 def _check_shard(shard: Path) -> None:
     """A safetensors file's header must describe just the bytes that are there."""
-    size = shard.stat().st_size
+    try:
+        _check_header(shard, shard.stat().st_size)
+    except OSError as error:
+        raise ModelError(f"the shard {shard} cannot be read: {error.strerror}") from error
+
+
+def _check_header(shard: Path, size: int) -> None:
     with shard.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8:

@@ -62,7 +62,7 @@ class WeightSite:
         return parts[-2] if len(parts) > 1 and parts[-1] == "weight" else parts[-1]
 
     def matrix(self, values: Tensor) -> Tensor:
-        """See values of the parameter's shape with the summed-up axis last, sharing memory.
+        """See values of the parameter's shape with the summed-up axis last.
 
         Of shape ``(..., in_features)``: a convolution's kernel is one row per output channel.
         """
@@ -75,8 +75,12 @@ class WeightSite:
     def apply(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the weight by `change` of its :meth:`matrix`, in place, so ties hold."""
         with torch.no_grad():
-            target = self.matrix(self.parameter.data)
-            target.copy_(change(target))
+            values = self.parameter.data
+            changed = change(self.matrix(values))
+            if self.kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
+                changed = changed.transpose(-1, -2)
+            # Not into the matrix: of a tensor with strides of its own that is a copy.
+            values.copy_(changed.reshape(values.shape))
 
 
 def walk_weights(
@@ -166,10 +170,19 @@ def _kind(
         return WeightKind.CONVOLUTION
     if is_weight and _is_gpt2_conv1d(module):
         return WeightKind.TRANSPOSED_LINEAR
-    if parameter.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd):
+    if parameter.dim() == 3 and _is_fused_experts(module):
         transposed = bool(getattr(module, "is_transposed", False))
         return WeightKind.TRANSPOSED_EXPERTS if transposed else WeightKind.EXPERTS
     return f"{parameter.dim()}-D parameter of {type(module).__name__}, which is no linear layer"
+
+
+def _is_fused_experts(module: nn.Module) -> bool:
+    """Whether a module's 3-D parameters are one matrix per expert.
+
+    transformers marks such modules (``is_transposed``) or names them so; a class token or
+    position table of three dimensions is no expert.
+    """
+    return hasattr(module, "is_transposed") or "Expert" in type(module).__name__
 
 
 def _is_gpt2_conv1d(module: nn.Module) -> bool:

@@ -39,7 +39,8 @@ class ScaleRule:
         nothing leaves the format's range; else to nearest.
     searches
         Whether the scale is searched for; the error then is at most that of every
-        rule that does not search, block by block.
+        rule that does not search, block by block, as long as the scales are not
+        quantized themselves afterwards.
     weighted
         Whether it needs one weight per element.
     """
@@ -55,7 +56,8 @@ class ScaleRule:
 _RULES = (
     ScaleRule(
         "absmax",
-        "the least scale at which nothing clips: max(max x / max v, min x / min v)",
+        "the least scale at which nothing clips: max(max x / max v, min x / min v); a side without "
+        "levels has no say",
         rounds_away=True,
     ),
     ScaleRule(

@@ -261,6 +261,7 @@ def _scaled_rows(
     stored = _store_scales(scales, scheme, name)
     if isinstance(stored, QuantizedTensor):
         scales = stored.dequantize().to(rows.dtype).reshape(scales.shape)
+    _check_range(scales, scheme, tensor.dtype, name)
     return rows, scales, stored
 
 
@@ -275,18 +276,24 @@ def _store_scales(scales: Tensor, scheme: Scheme, name: str) -> Tensor | Quantiz
 
 
 def _quantize_scales(scales: Tensor, inner: Scheme, outer: Scheme, name: str) -> QuantizedTensor:
-    """Quantize scales, away from zero where the rule promises that nothing clips."""
+    """Quantize scales: away from zero where the rule promises that nothing clips, else to nearest.
+
+    A scale that is not zero never becomes zero where there is a level beyond: its block would
+    vanish.
+    """
     # All scales of a tensor form one row, so that blocks of scales run across rows.
     line = scales.reshape(1, -1)
     plain = quantize(line, inner, name=f"scales of {name}")
-    if not outer.scale_rule.rounds_away:
-        return plain
     above = plain.block_scales()
+    levels = level_values(inner.format, line.dtype, line.device)
     codes = torch.empty(line.shape, dtype=torch.uint8, device=line.device)
     for part in _blocks(line.shape[1], inner):
-        index = next_level_away(
-            normalize(_view(line, part), above[:, part.first : part.last]), inner.format
-        )
+        ratios = normalize(_view(line, part), above[:, part.first : part.last])
+        index = next_level_away(ratios, inner.format)
+        if not outer.scale_rule.rounds_away:
+            nearest = nearest_level(ratios, inner.format)
+            vanishes = (levels[nearest.int()] == 0) & (ratios != 0)
+            index = torch.where(vanishes, index, nearest)
         _view(codes, part).copy_(codes_of_levels(index, inner.format))
     packed = pack_codes(codes, inner.format.bits)
     return QuantizedTensor(packed, plain.scales, inner, tuple(line.shape), line.dtype)
@@ -340,6 +347,18 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
         raise DataError(
             f"{name} holds {nans} NaN and {bad - nans} infinite values out of "
             f"{tensor.numel()}: mend it before quantizing"
+        )
+
+
+def _check_range(scales: Tensor, scheme: Scheme, dtype: torch.dtype, name: str) -> None:
+    """A scale rounded up may take a block's extreme past the largest number of its type."""
+    reach = float(scales.abs().max()) * max(scheme.format.maximum, -scheme.format.minimum)
+    largest = torch.finfo(dtype).max
+    if reach > largest * (1 + 1e-6):
+        raise DataError(
+            f"{name} reaches {reach:g} in format {scheme.format.name!r} with scales in "
+            f"{scheme.scale_dtype_name}, beyond {largest:g}, the largest number of "
+            f"{str(dtype).removeprefix('torch.')}: scale it down, or use a wider type"
         )
 
 

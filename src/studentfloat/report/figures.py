@@ -421,7 +421,7 @@ def _pairs(alt: Any, comparison: Comparison) -> Figure | None:
     return Figure(
         "pairs",
         "Which differences are real",
-        f"Paired bootstrap over windows of {comparison.ranked_by}, Holm-adjusted over all pairs, "
-        "5 %. Grey pairs are ties on this text.",
+        f"Studentized paired bootstrap over windows of {comparison.ranked_by}, Holm-adjusted over "
+        "all pairs, 5 %. Grey pairs are ties on this text.",
         _spec(chart),
     )

@@ -94,7 +94,8 @@ def notes(comparison: Comparison) -> list[str]:
         real = sum(pair.significant for pair in comparison.differences)
         lines.append(
             f"Ranked by {comparison.ranked_by}: a format ranks below those that are "
-            f"significantly better (paired bootstrap over windows, Holm-adjusted, 5 %: {real} of "
+            f"significantly better (studentized paired bootstrap over windows, Holm-adjusted, "
+            f"5 %: {real} of "
             f"{len(comparison.differences)} pairs differ); equal ranks are ties. ± is one "
             "standard error over windows."
         )

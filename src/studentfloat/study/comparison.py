@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +30,12 @@ from studentfloat.records import (
     write_json,
 )
 from studentfloat.study.provenance import make_provenance
-from studentfloat.study.silicon import HardwareOptions, with_frontiers, with_hardware
+from studentfloat.study.silicon import (
+    HardwareOptions,
+    check_hardware,
+    with_frontiers,
+    with_hardware,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +102,20 @@ class CompareOptions:
     trust: Trust = field(default_factory=Trust)
 
 
+def _check_writable(directory: Path | None) -> None:
+    """Find out before the work, not after it, that its results have nowhere to go."""
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise FailureError(
+            f"cannot write to the output directory {directory}: {error.strerror}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class _Request:
     """One row of the table to be."""
@@ -134,6 +154,11 @@ def compare(
             f"--windows {options.windows} --window-length {options.window_length}: at least one "
             "window of two tokens"
         )
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed}: a whole number from 0 up")
+    if options.hardware is not None:
+        check_hardware(options.hardware)
+    _check_writable(directory)
     text = None if options.weights_only else _load_text(options)
     progress(0.0, f"finding model {options.model}")
     source = find_model(options.model, options.trust)
@@ -161,7 +186,7 @@ def compare(
 def _requests(options: CompareOptions) -> list[_Request]:
     requests: list[_Request] = []
     for spec in options.formats:
-        name, _, rule = spec.partition("@")
+        name, rule = _split_rule(spec)
         number_format = resolve_format(name)
         scheme = Scheme(
             number_format,
@@ -176,17 +201,38 @@ def _requests(options: CompareOptions) -> list[_Request]:
                 f"{', '.join(r.name for r in SCALE_RULES.values() if not r.weighted)}"
             )
         shown = f"{number_format.name}@{rule}" if rule else number_format.name
-        note = (
-            "published scaling: for comparison only"
-            if (scheme.scale_rule.name == "published")
-            else ""
-        )
+        note = _note(scheme)
         if shown in {request.name for request in requests}:
             raise ConfigError(f"format {shown!r} is given twice")
+        for other in requests:
+            same_name = other.scheme.format.name == number_format.name
+            if same_name and other.scheme.format != number_format:
+                raise ConfigError(
+                    f"two different formats are called {number_format.name!r}: rename one"
+                )
         requests.append(_Request(shown, scheme, note))
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests
+
+
+def _note(scheme: Scheme) -> str:
+    """What a reader of the row must know."""
+    words = []
+    if scheme.scale_rule.name == "published":
+        words.append("published scaling: for comparison only")
+    if scheme.format.minimum >= 0 or scheme.format.maximum <= 0:
+        side = "negative" if scheme.format.minimum >= 0 else "positive"
+        words.append(f"it has no {side} levels: {side} weights take the level nearest to zero")
+    return "; ".join(words)
+
+
+def _split_rule(spec: str) -> tuple[str, str]:
+    """Split ``format@scale-rule``; a file's path may hold an '@' of its own."""
+    name, at, rule = spec.rpartition("@")
+    if not at or "/" in rule or rule.lower().endswith(".toml"):
+        return spec, ""
+    return name, rule
 
 
 def _load_text(options: CompareOptions) -> EvaluationText:
@@ -419,7 +465,7 @@ def _address(
 
     return {
         "cell_version": _CELL_VERSION,
-        "model": source.sha256,
+        "model": [source.sha256, source.settings_sha256],
         "text": None if text is None else text.sha256,
         "windows": None if text is None else [options.windows, options.window_length],
         "embeddings": options.embeddings,

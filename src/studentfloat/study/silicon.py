@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
-from studentfloat.errors import StudentFloatError
+from studentfloat.errors import MissingDependencyError, StudentFloatError
 from studentfloat.formats import Format
 from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier
 from studentfloat.study.pareto import Candidate, frontier
 
-__all__ = ["HardwareOptions", "hardware_is_installed", "with_frontiers", "with_hardware"]
+__all__ = [
+    "HardwareOptions",
+    "check_hardware",
+    "hardware_is_installed",
+    "with_frontiers",
+    "with_hardware",
+]
 
 _LOOKUP_BITS = 8
 
@@ -33,6 +39,22 @@ class HardwareOptions:
 def hardware_is_installed() -> bool:
     """Whether the extra ``hardware`` is there."""
     return find_spec("pyosys") is not None
+
+
+def check_hardware(options: HardwareOptions) -> None:
+    """Raise now what costing would raise later: an unknown unit, a library that is unsound.
+
+    Raises
+    ------
+    StudentFloatError
+        As :func:`studentfloat.hardware.cost`.
+    """
+    from studentfloat.hardware import check_unit, load_library
+
+    check_unit(options.unit)
+    load_library(options.liberty)
+    if not hardware_is_installed():
+        raise MissingDependencyError.for_extra("pyosys", "hardware")
 
 
 def with_hardware(
@@ -65,13 +87,13 @@ def with_hardware(
     if not distinct:
         return with_frontiers(comparison)
     table = cost(
-        list(distinct.values()),
+        distinct,
         unit=wanted.unit,
         library=load_library(wanted.liberty),
         lookup_bits=(_LOOKUP_BITS,),
         progress=progress,
     )
-    by_format = {row.format: row for row in table.formats}
+    by_format = dict(zip(distinct, table.formats, strict=True))
     hardware = tuple(
         FormatHardware(
             name=name,
@@ -87,16 +109,16 @@ def with_hardware(
             proved=row.proved,
         )
         for name, fmt in formats
-        if (row := by_format.get(fmt.name)) is not None
+        if (row := by_format.get(fmt)) is not None
     )
     return with_frontiers(replace(comparison, hardware=hardware))
 
 
-def _buildable(formats: Sequence[tuple[str, Format]]) -> tuple[dict[str, Format], list[str]]:
-    """Formats that hardware can be made of, by name; and why the others cannot."""
+def _buildable(formats: Sequence[tuple[str, Format]]) -> tuple[list[Format], list[str]]:
+    """The different formats that hardware can be made of; and why the others cannot."""
     from studentfloat.hardware import resolve_operand
 
-    distinct: dict[str, Format] = {}
+    distinct: list[Format] = []
     refused = []
     for name, fmt in formats:
         try:
@@ -104,7 +126,8 @@ def _buildable(formats: Sequence[tuple[str, Format]]) -> tuple[dict[str, Format]
         except StudentFloatError as error:
             refused.append(f"{name} is not costed in silicon: {error}")
         else:
-            distinct[fmt.name] = fmt
+            if fmt not in distinct:
+                distinct.append(fmt)
     return distinct, refused
 
 
@@ -141,13 +164,17 @@ def _frontier(comparison: Comparison, cost: str) -> Frontier | None:
         if not pair.significant
     }
 
+    # Of scores over fewer than two windows nothing was tested, so nothing is told apart.
+    untested = not comparison.differences and loss != "weight_nmse"
+
+    def loss_tie(a: str, b: str) -> bool:
+        return untested or frozenset((a, b)) in tied
+
     def cost_tie(a: str, b: str) -> bool:
         (cost_a, error_a), (cost_b, error_b) = spreads[a], spreads[b]
         return abs(cost_a - cost_b) <= error_a + error_b
 
-    points = frontier(
-        candidates, cost_tie=cost_tie, loss_tie=lambda a, b: frozenset((a, b)) in tied
-    )
+    points = frontier(candidates, cost_tie=cost_tie, loss_tie=loss_tie)
     return Frontier(cost=cost, cost_unit=unit, loss=loss, points=points)
 
 
