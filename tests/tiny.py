@@ -107,6 +107,33 @@ def t5() -> torch.nn.Module:
     )
 
 
+def vit() -> torch.nn.Module:
+    return transformers.ViTModel(
+        transformers.ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=48,
+            image_size=32,
+            patch_size=8,
+        )
+    )
+
+
+def roberta() -> torch.nn.Module:
+    return transformers.RobertaModel(
+        transformers.RobertaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=66,
+            pad_token_id=1,
+        )
+    )
+
+
 def resnet() -> torch.nn.Module:
     return transformers.ResNetForImageClassification(
         transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,22 @@ def test_formats_lists_shows_and_exports(tmp_path) -> None:
     assert len(json.loads(run("formats", "--json").stdout)["formats"]) == len(CATALOG)
     (tmp_path / "x.toml").write_text(run("formats", "sf4", "--toml").stdout)
     assert load_format(tmp_path / "x.toml") == get_format("sf4")
+
+
+def test_a_full_stdout_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "studentfloat", "formats"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

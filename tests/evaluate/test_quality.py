@@ -124,6 +124,19 @@ def test_text_that_cannot_be_used(models, tmp_path) -> None:
         cut_windows(load_text(), model, count=0, length=16)
 
 
+def test_windows_of_special_tokens_alone_are_refused(models) -> None:
+    with pytest.raises(ConfigError, match=r"only the special tokens.*at least 4"):
+        cut_windows(load_text(), models["bert"], count=3, length=2)
+
+
+def test_a_tokenizer_of_another_model_is_named(models) -> None:
+    model = models["llama"]
+    model.module.config.vocab_size, kept = 50, model.module.config.vocab_size
+    with pytest.raises(DataError, match="vocabulary ends at 49"):
+        cut_windows(load_text(), model, count=1, length=16)
+    model.module.config.vocab_size = kept
+
+
 def test_models_that_read_no_text(models) -> None:
     with pytest.raises(ConfigError, match="takes no plain text"):
         OriginalOutputs(models["t5"], torch.zeros(1, 4, dtype=torch.int64))

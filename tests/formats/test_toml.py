@@ -50,6 +50,8 @@ def test_values_alone_are_enough() -> None:
         ("values = [1, 2]\ncodes = [1, 1]", "twice"),
         ("values = [1, 2]\nname = 'a b'", "'a b'"),
         ("values = [1, 2]\nspecial_codes = 3", "special_codes"),
+        ('values = [1, 2]\nspecial_codes = [["a", "nan"], [3, "nan"]]', "'a'"),
+        (f"values = [1, 1{'0' * 400}]", "401 digits"),
         ("values = [1, 2]\nspecial_codes = [[3, 'nought']]", "nought"),
     ],
 )

@@ -115,6 +115,28 @@ def test_kinds(tmp_path) -> None:
         shutil.rmtree(directory)
 
 
+def test_odd_configurations_are_words_not_tracebacks(llama_directory) -> None:
+    file = llama_directory / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "quantization_config": None}))
+    assert find_model(str(llama_directory)).sha256
+    file.write_text(json.dumps({**config, "architectures": [None]}))
+    assert load_model(find_model(str(llama_directory))).kind is ModelKind.ENCODER
+    file.write_text(json.dumps(config))
+    (llama_directory / "extra.safetensors").mkdir()
+    assert load_model(find_model(str(llama_directory))).kind is ModelKind.CAUSAL
+    index = llama_directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": ["not", "a", "table"]}))
+    with pytest.raises(ModelError, match="weight_map"):
+        find_model(str(llama_directory))
+
+
+def test_roberta_counts_positions_from_its_padding_on(tmp_path) -> None:
+    loaded = load_model(find_model(str(tiny.save(tiny.roberta, tmp_path / "m"))))
+    assert loaded.longest_window == 64
+    loaded.module(input_ids=torch.full((1, 64), 5))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

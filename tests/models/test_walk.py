@@ -85,6 +85,21 @@ def test_convolutions_are_one_row_per_output_channel() -> None:
     assert not site.parameter.any()
 
 
+def test_a_class_token_and_positions_are_no_experts() -> None:
+    sites, skipped = walk_weights(tiny.vit())
+    assert {site.kind for site in sites} <= {WeightKind.LINEAR, WeightKind.CONVOLUTION}
+    names = " ".join(tensor.name for tensor in skipped)
+    assert "cls_token" in names
+    assert "position_embeddings" in names
+
+
+def test_a_kernel_in_another_memory_layout_is_changed_too() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3)).to(memory_format=torch.channels_last)
+    (site,), _ = walk_weights(model)
+    site.apply(torch.zeros_like)
+    assert not model[0].weight.any()
+
+
 def test_encoder_and_encoder_decoder() -> None:
     assert len(walk_weights(tiny.bert())[0]) == 13  # 2 × 6 and the pooler
     sites, _ = walk_weights(tiny.t5())

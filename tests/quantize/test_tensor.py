@@ -267,6 +267,28 @@ def test_bad_tensors_are_named(tensor, message) -> None:
             call(tensor, Scheme("nf4"), name="w")
 
 
+@pytest.mark.parametrize(("inner", "ratio"), [("e4m3", 1.5e-6), ("uint8", 1e-3)])
+def test_a_small_scale_never_vanishes_beside_a_large_one(inner, ratio) -> None:
+    """A scale that rounds to zero would wipe its block out."""
+    tensor = torch.ones(2, 16) * torch.tensor([[ratio], [1.0]])
+    for rule in ("absmax", "mse", "published"):
+        scheme = Scheme("e2m1", 16, scale_rule=rule, scale_dtype=Scheme(inner, "tensor"))
+        assert (quantize(tensor, scheme).dequantize()[0] > 0).all()
+
+
+def test_overflow_by_a_scale_rounded_up_is_named() -> None:
+    with pytest.raises(DataError, match=r"w reaches .* beyond"):
+        quantize(torch.tensor([3e38]), Scheme("e2m1", 4, scale_dtype="e8m0"), name="w")
+    half = torch.tensor([65504.0], dtype=torch.float16)
+    with pytest.raises(DataError, match="largest number of float16"):
+        quantize(half, Scheme("nf4", 4, scale_dtype="bfloat16"))
+
+
+def test_zero_blocks_under_e8m0_are_next_to_zero() -> None:
+    got = quantize(torch.zeros(1, 8), Scheme("iq4_nl", 8, scale_dtype="e8m0")).dequantize()
+    assert got.abs().max() <= 2.0**-126
+
+
 def test_scale_out_of_range_is_named() -> None:
     with pytest.raises(DataError, match="does not fit float16"):
         quantize(torch.tensor([1e6]), Scheme("sf4", scale_dtype="float16"))

@@ -101,6 +101,39 @@ def test_other_settings_reuse_no_cells_and_a_damaged_cell_is_done_again(llama, t
     )
 
 
+def test_a_changed_configuration_reuses_no_cells(tmp_path) -> None:
+    directory = tiny.save(tiny.llama, tmp_path / "m")
+    first = compare(options(str(directory), formats=("nf4",)), directory=tmp_path / "o")
+    file = directory / "config.json"
+    config = json.loads(file.read_text())
+    config["rms_norm_eps"] = 0.1
+    file.write_text(json.dumps(config))
+    second = compare(options(str(directory), formats=("nf4",)), directory=tmp_path / "o")
+    assert second.baseline != first.baseline
+    assert second.formats[0].window_kl != first.formats[0].window_kl
+
+
+def test_one_window_tells_nothing_apart(llama) -> None:
+    result = compare(options(llama, windows=1, formats=("nf4", "int4", "e3m0")))
+    assert result.differences == ()
+    assert {row.rank for row in result.formats} == {1}
+    standings = {point.standing for found in result.frontiers for point in found.points}
+    assert "dominated" not in standings
+
+
+def test_an_at_sign_in_a_path_is_no_scale_rule(llama, tmp_path) -> None:
+    (tmp_path / "a@b").mkdir()
+    file = tmp_path / "a@b" / "mine.toml"
+    save_format(Format.from_values([-1, 0, 1], name="mine"), file)
+    for spec in (str(file), f"{file}@signed-absmax"):
+        assert compare(options(llama, weights_only=True, formats=(spec,))).formats
+
+
+def test_a_one_sided_format_says_what_it_does(llama) -> None:
+    (row,) = compare(options(llama, weights_only=True, formats=("uint4",))).formats
+    assert "no negative levels" in row.note
+
+
 def test_weights_only(llama) -> None:
     result = compare(options(llama, weights_only=True, formats=("int4", "int8", "nf4")))
     assert result.ranked_by == "weight_nmse"
@@ -182,6 +215,7 @@ def test_a_weight_that_is_nan_is_named(tmp_path) -> None:
         ({"formats": ("nf4@biggest",)}, ValueError, "'biggest'"),
         ({"block_size": "-3"}, ValueError, "-3"),
         ({"windows": 0}, ConfigError, "--windows 0"),
+        ({"seed": -1}, ConfigError, "--seed -1"),
         ({"text": "/nowhere/x"}, DataError, "cannot read"),
         ({"model": "/nowhere/model"}, ModelError, "/nowhere/model"),
     ],
@@ -201,6 +235,21 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(llama, tmp_path, monkeypatc
     with pytest.raises(FailureError, match="No space left"):
         compare(options(llama, formats=("nf4",)), directory=tmp_path)
     assert list((tmp_path / "cells").iterdir()) == []
+
+
+def test_two_formats_of_one_name_are_refused(llama, tmp_path) -> None:
+    save_format(Format.from_values([-1, 0, 1], name="int4"), tmp_path / "fake.toml")
+    with pytest.raises(ConfigError, match="two different formats are called 'int4'"):
+        compare(options(llama, formats=("int4@published", str(tmp_path / "fake.toml"))))
+
+
+def test_an_unwritable_output_is_found_before_the_work(llama, tmp_path) -> None:
+    def refuse_to_load(_share: float, what: str) -> None:
+        assert not what.startswith("loading")
+
+    (tmp_path / "file").touch()
+    with pytest.raises(FailureError, match="cannot write to the output directory"):
+        compare(options(llama), directory=tmp_path / "file", progress=refuse_to_load)
 
 
 def test_json_round_trip_keeps_the_contract(llama) -> None:

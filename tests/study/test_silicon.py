@@ -90,6 +90,10 @@ def test_what_hardware_cannot_hold_is_said_and_the_rest_is_costed(comparison) ->
 
 def test_a_bad_library_is_named_before_anything_is_written(options, tmp_path) -> None:
     (tmp_path / "broken.lib").write_text("library (x) { cell (")
-    broken = replace(options, hardware=HardwareOptions(liberty=(str(tmp_path / "broken.lib"),)))
+    with pytest.raises(StudentFloatError, match="bogus"):
+        compare(replace(options, model="/nowhere", hardware=HardwareOptions(unit="bogus")))
+    broken = replace(
+        options, model="/nowhere", hardware=HardwareOptions(liberty=(str(tmp_path / "broken.lib"),))
+    )
     with pytest.raises(StudentFloatError, match=r"broken\.lib"):
         compare(broken)

@@ -158,10 +158,10 @@ def compare(
         raise ConfigError(f"--seed {options.seed}: a whole number from 0 up")
     if options.hardware is not None:
         check_hardware(options.hardware)
-    _check_writable(directory)
     text = None if options.weights_only else _load_text(options)
     progress(0.0, f"finding model {options.model}")
     source = find_model(options.model, options.trust)
+    _check_writable(directory)
     cells = _Cells(directory, _address(options, source, text))
     rows = {request.name: cells.read(request) for request in requests}
     baseline = cells.read_baseline()
