@@ -14,6 +14,7 @@ from studentfloat.formats import (
     student_float,
 )
 from studentfloat.formats.lloyd import expected_absmax
+from studentfloat.statistics import StudentT
 
 
 def t_quantile(p: mpmath.mpf, nu: int) -> mpmath.mpf:
@@ -189,6 +190,10 @@ def test_power_density_for_blocks_ends_at_the_cut() -> None:
         (lambda: student_float(4, 0), "degrees of freedom 0"),
         (lambda: student_float(4, 5, tail=0.7), "tail probability 0.7"),
         (lambda: block_optimal(stats.t(2)), "variance"),
+        (lambda: block_optimal(StudentT(0.0, 1.0, 2.0)), "variance"),
+        (lambda: lloyd_max(stats.t(2), 4), "variance"),
+        (lambda: lloyd_max(stats.cauchy(), 4), "variance"),
+        (lambda: lloyd_max(StudentT(0.0, 1.0, 1.5), 4), "variance but inf"),
         (lambda: block_optimal(stats.norm(), 4, 1), "block size"),
         (lambda: block_optimal(stats.norm(), 4, 64, "mse"), "'mse'"),
         (lambda: power_density(stats.t(2)), "heavy"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from studentfloat.errors import ConfigError, DataError, FailureError, ModelError
+from studentfloat.errors import ConfigError, DataError, FailureError, FormatError, ModelError
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
 from studentfloat.study import profile as profile_module
@@ -288,6 +288,16 @@ def test_derive_refuses_what_cannot_be(small) -> None:
         DeriveOptions(source="histogram")
     with pytest.raises(DataError, match="--activations"):
         derive_formats(small, DeriveOptions(numbers="activation"))
+
+
+@pytest.mark.parametrize("criterion", ["lloyd", "block-optimal"])
+def test_a_law_without_variance_has_no_codebook_of_squared_error(tmp_path, criterion) -> None:
+    (tmp_path / "m").mkdir()
+    save_file({"a.weight": heavy(300, 300, nu=1.5)}, tmp_path / "m" / "model.safetensors")
+    profile = profile_model(str(tmp_path / "m"))
+    with pytest.raises(FormatError, match="no finite variance"):
+        derive_formats(profile, DeriveOptions(criterion=criterion))
+    assert derive_formats(profile, DeriveOptions(criterion="quantile"))
 
 
 def test_derived_format_beats_sf5_on_its_own_numbers(small) -> None:
