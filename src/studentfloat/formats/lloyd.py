@@ -132,8 +132,7 @@ def block_optimal(
             f"block_optimal knows no scale rule {scale_rule!r}: "
             f"one of {', '.join(map(repr, _PINNED_BY_RULE))}"
         )
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
-        raise FormatError(f"block_optimal needs a block size of 2 or more, not {block_size!r}")
+    _require_block_size("block_optimal", block_size)
     law = as_distribution(source)
     _require_variance(law)
     measure = _block_measure(law, block_size, signed=scale_rule != "absmax")
@@ -188,6 +187,8 @@ def power_density(
     """
     if not exponent > 0:
         raise FormatError(f"exponent {exponent}: a number above 0")
+    if block_size is not None:
+        _require_block_size("power_density", block_size)
     if not isinstance(source, (Distribution, tuple)):
         raise FormatError("power_density needs a law or a histogram, not samples")
     law, measure = as_distribution(source), as_measure(source)
@@ -287,6 +288,11 @@ def _block_measure(law: Distribution, block_size: int, *, signed: bool) -> Measu
     if not np.isfinite(g).all():
         raise FormatError("the law's density is not finite everywhere")
     return Measure.of_cells(edges, g / g.sum())
+
+
+def _require_block_size(what: str, block_size: object) -> None:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
+        raise FormatError(f"{what} needs a block size of 2 or more, not {block_size!r}")
 
 
 def _require_variance(law: Distribution) -> None:
