@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from studentfloat.errors import ConfigError, DataError, FailureError, FormatError, ModelError
+from studentfloat.models.sources import Trust
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
 from studentfloat.study import profile as profile_module
@@ -221,6 +222,25 @@ def test_no_model(tmp_path, make, error, message) -> None:
     make(tmp_path / "m")
     with pytest.raises(error, match=message):
         profile_model(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("trust", [Trust(), Trust(pickle=True)])
+def test_pickled_weights_are_to_be_converted_first(tmp_path, trust) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*safetensors only: convert it") as it:
+        profile_model(str(tmp_path / "m"), trust=trust)
+    assert it.value.exit_code == 1
+
+
+def test_pickled_weights_from_the_hub_too(monkeypatch) -> None:
+    def has_pickles(name, trust):
+        assert not trust.pickle
+        raise ModelError(f"model {name}: pass --allow-pickle-code-execution if you trust it")
+
+    monkeypatch.setattr(profile_module, "find_model", has_pickles)
+    with pytest.raises(ModelError, match=r"owner/name has .* convert it first"):
+        profile_model("owner/name", trust=Trust(pickle=True))
 
 
 @pytest.mark.parametrize("settings", [{"block_size": 1}, {"shard": (3, 2)}, {"shard": (0, 2)}])

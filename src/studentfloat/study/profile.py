@@ -170,14 +170,32 @@ def profile_model(
 
 
 def _find(name: str, trust: Trust) -> ModelSource:
-    """Find a model; a directory is taken as it is, damaged shards and all."""
+    """Find a model; a directory is taken as it is, damaged shards and all.
+
+    Pickles cannot be read a tensor at a time: no trust makes them weights here.
+    """
+    trust = replace(trust, pickle=False)
     directory = Path(name).expanduser()
     if name.strip() and directory.is_dir():
         source = ModelSource(name, directory, f"directory {directory.name}", (), trust)
         if not source.weight_files:
+            pickles = replace(source, trust=replace(trust, pickle=True)).weight_files
+            if pickles:
+                raise _pickled_only(f"{name} ({pickles[0].name})")
             raise ModelError(f"model {name} has no *.safetensors file to profile")
         return source
-    return find_model(name, trust)
+    try:
+        return find_model(name, trust)
+    except ModelError as error:
+        if "--allow-pickle-code-execution" in str(error):  # a remedy, but not for a profile
+            raise _pickled_only(name) from error
+        raise
+
+
+def _pickled_only(what: str) -> ModelError:
+    return ModelError(
+        f"model {what} has pickled weights only: profile reads safetensors only: convert it first"
+    )
 
 
 def _weights(
