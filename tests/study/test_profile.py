@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -174,6 +175,20 @@ def test_shards_profiled_apart_add_up_to_the_whole(tmp_path) -> None:
         merge_profiles(
             [parts[0], profile_model(str(directory), ProfileSettings(shard=(1, 3), channels=True))]
         )
+
+
+def test_parts_of_other_weights_or_another_division_do_not_add_up(tmp_path) -> None:
+    one, tensors = write_model(tmp_path / "one")
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({name: value * 2 for name, value in tensors.items()}, other / "model.safetensors")
+    copy = shutil.copytree(one, tmp_path / "copy")
+    part = profile_model(str(one), ProfileSettings(shard=(1, 2)))
+    assert merge_profiles([part, profile_model(str(copy), ProfileSettings(shard=(2, 2)))]).summary
+    with pytest.raises(ConfigError, match=r"other and .*one have other weight files"):
+        merge_profiles([part, profile_model(str(other), ProfileSettings(shard=(2, 2)))])
+    with pytest.raises(ConfigError, match="shards 2/3 and 1/2"):
+        merge_profiles([part, profile_model(str(one), ProfileSettings(shard=(2, 3)))])
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path, monkeypatch) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from studentfloat.errors import ConfigError, DataError, FailureError, ModelError
 from studentfloat.models.sources import ModelSource, Trust, find_model
-from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
 from studentfloat.records import (
     LawFits,
     Profile,
@@ -166,6 +166,7 @@ def profile_model(
         skipped=tuple(skipped),
         cautions=source.cautions,
         notes=tuple(notes),
+        weights=fingerprint(source.weight_files),
     )
 
 
@@ -381,7 +382,7 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
     Raises
     ------
     ConfigError
-        If they are of different models or settings, or overlap.
+        If they are of different models, settings or numbers of shards, or overlap.
     """
     first = profiles[0]
 
@@ -393,9 +394,15 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
             raise ConfigError(
                 f"parts with different settings do not add up: {common(other)} and {common(first)}"
             )
-        if {row.name for row in other.skipped} != {row.name for row in first.skipped}:
+        if other.weights != first.weights:
             raise ConfigError(
-                f"parts of different models do not add up: {other.model} and {first.model}"
+                f"parts of different models do not add up: {other.model} and {first.model} "
+                "have other weight files"
+            )
+        if other.settings["shard"][1] != first.settings["shard"][1]:
+            raise ConfigError(
+                "parts of different divisions do not add up: shards "
+                + " and ".join("{}/{}".format(*part.settings["shard"]) for part in (other, first))
             )
     names = [
         (tensor.kind, tensor.part, tensor.name) for part in profiles for tensor in part.tensors
@@ -403,16 +410,16 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{twice[0][2]} is in more than one part: give each shard once")
-    whole = {int(part.settings["shard"][1]) for part in profiles}
+    whole = int(first.settings["shard"][1])
     given = sorted(int(part.settings["shard"][0]) for part in profiles)
-    missing = [n for n in range(1, max(whole) + 1) if n not in given]
+    missing = [n for n in range(1, whole + 1) if n not in given]
     tensors = sorted(
         (tensor for part in profiles for tensor in part.tensors),
         key=lambda tensor: (tensor.kind != "weight", tensor.layer is None, tensor.layer or 0),
     )
     notes = dict.fromkeys(note for part in profiles for note in part.notes)
     if missing:
-        notes[f"of {max(whole)} shards these are missing: {', '.join(map(str, missing))}"] = None
+        notes[f"of {whole} shards these are missing: {', '.join(map(str, missing))}"] = None
     return replace(
         first,
         tensors=tuple(tensors),
