@@ -15,7 +15,12 @@ from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
 from studentfloat.study import profile as profile_module
 from studentfloat.study.derive import DeriveOptions, derive_formats, pooled_histogram
-from studentfloat.study.profile import ProfileSettings, merge_profiles, profile_model
+from studentfloat.study.profile import (
+    ActivationSettings,
+    ProfileSettings,
+    merge_profiles,
+    profile_model,
+)
 from studentfloat.study.profile_file import profile_from_json, profile_to_json, read_profile
 
 
@@ -262,6 +267,11 @@ def test_pickled_weights_from_the_hub_too(monkeypatch) -> None:
 def test_settings_that_make_no_sense(settings) -> None:
     with pytest.raises(ConfigError):
         ProfileSettings(**settings)
+
+
+def test_a_shard_has_no_activations() -> None:
+    with pytest.raises(ConfigError, match="shard 1/2 with activations"):
+        ProfileSettings(shard=(1, 2), activations=ActivationSettings())
 
 
 def test_what_is_no_profile(tmp_path) -> None:

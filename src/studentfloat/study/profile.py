@@ -89,7 +89,8 @@ class ProfileSettings:
     channels
         Also fit the numbers over the root mean square of their row.
     shard
-        ``(i, n)``: only every n-th weight from the i-th (1 to n), for n machines.
+        ``(i, n)``: only every n-th weight from the i-th (1 to n), for n machines; not with
+        activations.
     activations
         None for weights only.
     """
@@ -106,6 +107,11 @@ class ProfileSettings:
         index, of = self.shard
         if not 1 <= index <= of:
             raise ConfigError(f"shard {index}/{of}: the first number is between 1 and the second")
+        if of > 1 and self.activations is not None:
+            raise ConfigError(
+                f"shard {index}/{of} with activations: every shard would have them all, so that "
+                "none could be merged; profile activations without --shard"
+            )
 
 
 def profile_model(
