@@ -280,6 +280,29 @@ def test_what_is_no_profile(tmp_path) -> None:
         read_profile(tmp_path / "x.json")
 
 
+def test_a_file_of_several_models_is_no_profile_of_one(tmp_path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": "profiles/1", "models": [], "not_run": []}')
+    with pytest.raises(FailureError, match=r"x\.json is of .*several models.* one model per file"):
+        read_profile(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("student_t", "abc"), ("student_t", 5), ("shape", 7), ("quantiles", "abc")]
+)
+def test_a_field_that_is_malformed_is_told_in_a_line(small, key, value) -> None:
+    data = profile_to_json(small)
+    data["tensors"][0][key] = value
+    with pytest.raises(FailureError, match=r"x\.json is a damaged profile"):
+        profile_from_json(data, "x.json")
+
+
+def test_degrees_of_freedom_that_are_no_number_are_told_in_a_line(small) -> None:
+    data = profile_to_json(small)
+    data["tensors"][0]["student_t"]["degrees_of_freedom"] = "abc"
+    with pytest.raises(FailureError, match=r"damaged profile: .*'abc'"):
+        profile_from_json(data)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Profile:
     directory, _ = write_model(tmp_path_factory.mktemp("small") / "m")
