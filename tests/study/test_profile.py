@@ -117,7 +117,6 @@ BAD = {
     "constant": (torch.full((8, 8), 0.5), "all 64 values are 0.5"),
     "zero": (torch.zeros(8, 8), "all 64 values are zero"),
     "one": (torch.ones(1, 1), "one value only"),
-    "nothing": (torch.zeros(0, 8), "no values"),
     "nan": (torch.full((8, 8), float("nan")), "no finite values (64"),
     "two": (torch.tensor([[1.0, -1.0]] * 32), "only 2 values"),
 }
@@ -129,6 +128,8 @@ def test_each_bad_tensor_gets_a_word_and_the_rest_is_profiled(tmp_path) -> None:
     some_nan[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
     extra["model.somenan.weight"] = some_nan
     extra["model.wild.weight"] = heavy(60, 60, nu=0.5)
+    empty = {"model.nothing.weight": (0, 8), "model.flat.weight": (4, 0)}
+    extra |= {name: torch.zeros(shape) for name, shape in empty.items()}
     extra["model.ids.weight"] = torch.arange(16).reshape(4, 4)
     directory, _ = write_model(tmp_path / "m", extra)
     profile = profile_model(str(directory), ProfileSettings(block_size=4, channels=True))
@@ -140,9 +141,9 @@ def test_each_bad_tensor_gets_a_word_and_the_rest_is_profiled(tmp_path) -> None:
         0.5, abs=0.1
     )
     assert all(by_name[name].laws is not None for name in GOOD)
-    assert {row.name: row.reason for row in profile.skipped}["model.ids.weight"].startswith(
-        "type I64"
-    )
+    skipped = {row.name: row.reason for row in profile.skipped}
+    assert skipped["model.ids.weight"].startswith("type I64")
+    assert {skipped[name] for name in empty} == {"no elements"}
 
 
 def test_a_truncated_shard_and_a_missing_one(tmp_path) -> None:

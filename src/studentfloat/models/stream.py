@@ -74,11 +74,13 @@ class StoredTensor:
         return bool(_EMBEDDINGS.search(self.name) or _HEADS.search(self.name))
 
     def why_not_real(self) -> str | None:
-        """Why its numbers follow no law: None for floating point of two or more axes."""
+        """Why its numbers follow no law: None for floating point of two or more axes, not empty."""
         if self.dtype not in _FLOAT_DTYPES:
             return f"type {self.dtype}: codes or indices, not real numbers"
         if len(self.shape) < 2:
             return "vector (norm, bias or scale)"
+        if self.count == 0:
+            return "no elements"
         return None
 
     def read(self) -> Floats:
