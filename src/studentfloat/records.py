@@ -574,7 +574,14 @@ class ProfileSummary:
 
 @dataclass(frozen=True)
 class Profile:
-    """Which laws a model's tensors follow: the result of ``studentfloat profile``."""
+    """Which laws a model's tensors follow: the result of ``studentfloat profile``.
+
+    Attributes
+    ----------
+    weights
+        Hash by which parts of one model know each other: see
+        :func:`~studentfloat.models.stream.fingerprint`.
+    """
 
     KIND: ClassVar[str] = "profile"
     VERSION: ClassVar[int] = 1
@@ -591,3 +598,4 @@ class Profile:
     skipped: tuple[SkippedTensor, ...] = ()
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: str = ""

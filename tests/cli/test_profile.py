@@ -89,6 +89,10 @@ def test_misuse_is_named(model, arguments, error, message) -> None:
         run("profile", model, "-q", *arguments)
 
 
+def test_there_is_no_flag_for_pickles(model) -> None:
+    assert "--allow-pickle" not in run("profile", "--help").stdout
+
+
 def test_derive_without_a_profile(tmp_path) -> None:
     with pytest.raises(FailureError, match=r"absent\.json"):
         run("derive", "--profile", tmp_path / "absent.json")

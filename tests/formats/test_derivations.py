@@ -14,6 +14,7 @@ from studentfloat.formats import (
     student_float,
 )
 from studentfloat.formats.lloyd import expected_absmax
+from studentfloat.statistics import StudentT
 
 
 def t_quantile(p: mpmath.mpf, nu: int) -> mpmath.mpf:
@@ -189,9 +190,16 @@ def test_power_density_for_blocks_ends_at_the_cut() -> None:
         (lambda: student_float(4, 0), "degrees of freedom 0"),
         (lambda: student_float(4, 5, tail=0.7), "tail probability 0.7"),
         (lambda: block_optimal(stats.t(2)), "variance"),
+        (lambda: block_optimal(StudentT(0.0, 1.0, 2.0)), "variance"),
+        (lambda: lloyd_max(stats.t(2), 4), "variance"),
+        (lambda: lloyd_max(stats.cauchy(), 4), "variance"),
+        (lambda: lloyd_max(StudentT(0.0, 1.0, 1.5), 4), "variance but inf"),
         (lambda: block_optimal(stats.norm(), 4, 1), "block size"),
         (lambda: block_optimal(stats.norm(), 4, 64, "mse"), "'mse'"),
         (lambda: power_density(stats.t(2)), "heavy"),
+        (lambda: power_density(stats.norm(), block_size=0), "block size of 2 or more, not 0"),
+        (lambda: power_density(stats.norm(), block_size=-4), "not -4"),
+        (lambda: power_density(stats.norm(), block_size=True), "not True"),
         (lambda: power_density(np.ones(5)), "not samples"),
         (lambda: lloyd_max([1.0, 2.0], 3), "fewer than 8"),
         (lambda: lloyd_max([1.0, np.nan], 2), "1 samples or weights"),

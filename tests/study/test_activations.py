@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from studentfloat.errors import ConfigError, DataError
+from studentfloat.models import Trust
 from studentfloat.study.profile import ActivationSettings, ProfileSettings, profile_model
+from studentfloat.study.profiles import profile_models
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,23 @@ def test_a_text_shorter_than_a_window_gives_what_it_has(model, tmp_path) -> None
     }
     assert down == 18 * 48
     assert any(tensor.kind == "weight" and tensor.laws for tensor in profile.tensors)
+
+
+def test_a_text_of_one_token_keeps_the_weights_of_every_model(model, tmp_path) -> None:
+    (tmp_path / "one.txt").write_text("a")
+    result = profile_models(
+        (str(model), str(model)),
+        settings(tmp_path / "one.txt"),
+        listed=None,
+        merge=False,
+        output=None,
+        trust=Trust(),
+        progress=lambda share, what: None,
+    )
+    assert len(result.profiles) == 2
+    for profile in result.profiles:
+        assert {row.kind for row in profile.summary} == {"weight"}
+        assert any("1 tokens" in note and "at least 2" in note for note in profile.notes)
 
 
 def test_windows_longer_than_the_model_takes_are_cut(model, tmp_path) -> None:

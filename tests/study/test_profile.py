@@ -2,18 +2,25 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from studentfloat.errors import ConfigError, DataError, FailureError, ModelError
+from studentfloat.errors import ConfigError, DataError, FailureError, FormatError, ModelError
+from studentfloat.models.sources import Trust
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
 from studentfloat.study import profile as profile_module
 from studentfloat.study.derive import DeriveOptions, derive_formats, pooled_histogram
-from studentfloat.study.profile import ProfileSettings, merge_profiles, profile_model
+from studentfloat.study.profile import (
+    ActivationSettings,
+    ProfileSettings,
+    merge_profiles,
+    profile_model,
+)
 from studentfloat.study.profile_file import profile_from_json, profile_to_json, read_profile
 
 
@@ -110,7 +117,6 @@ BAD = {
     "constant": (torch.full((8, 8), 0.5), "all 64 values are 0.5"),
     "zero": (torch.zeros(8, 8), "all 64 values are zero"),
     "one": (torch.ones(1, 1), "one value only"),
-    "nothing": (torch.zeros(0, 8), "no values"),
     "nan": (torch.full((8, 8), float("nan")), "no finite values (64"),
     "two": (torch.tensor([[1.0, -1.0]] * 32), "only 2 values"),
 }
@@ -122,6 +128,8 @@ def test_each_bad_tensor_gets_a_word_and_the_rest_is_profiled(tmp_path) -> None:
     some_nan[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
     extra["model.somenan.weight"] = some_nan
     extra["model.wild.weight"] = heavy(60, 60, nu=0.5)
+    empty = {"model.nothing.weight": (0, 8), "model.flat.weight": (4, 0)}
+    extra |= {name: torch.zeros(shape) for name, shape in empty.items()}
     extra["model.ids.weight"] = torch.arange(16).reshape(4, 4)
     directory, _ = write_model(tmp_path / "m", extra)
     profile = profile_model(str(directory), ProfileSettings(block_size=4, channels=True))
@@ -133,9 +141,9 @@ def test_each_bad_tensor_gets_a_word_and_the_rest_is_profiled(tmp_path) -> None:
         0.5, abs=0.1
     )
     assert all(by_name[name].laws is not None for name in GOOD)
-    assert {row.name: row.reason for row in profile.skipped}["model.ids.weight"].startswith(
-        "type I64"
-    )
+    skipped = {row.name: row.reason for row in profile.skipped}
+    assert skipped["model.ids.weight"].startswith("type I64")
+    assert {skipped[name] for name in empty} == {"no elements"}
 
 
 def test_a_truncated_shard_and_a_missing_one(tmp_path) -> None:
@@ -173,6 +181,20 @@ def test_shards_profiled_apart_add_up_to_the_whole(tmp_path) -> None:
         merge_profiles(
             [parts[0], profile_model(str(directory), ProfileSettings(shard=(1, 3), channels=True))]
         )
+
+
+def test_parts_of_other_weights_or_another_division_do_not_add_up(tmp_path) -> None:
+    one, tensors = write_model(tmp_path / "one")
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({name: value * 2 for name, value in tensors.items()}, other / "model.safetensors")
+    copy = shutil.copytree(one, tmp_path / "copy")
+    part = profile_model(str(one), ProfileSettings(shard=(1, 2)))
+    assert merge_profiles([part, profile_model(str(copy), ProfileSettings(shard=(2, 2)))]).summary
+    with pytest.raises(ConfigError, match=r"other and .*one have other weight files"):
+        merge_profiles([part, profile_model(str(other), ProfileSettings(shard=(2, 2)))])
+    with pytest.raises(ConfigError, match="shards 2/3 and 1/2"):
+        merge_profiles([part, profile_model(str(one), ProfileSettings(shard=(2, 3)))])
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path, monkeypatch) -> None:
@@ -223,16 +245,63 @@ def test_no_model(tmp_path, make, error, message) -> None:
         profile_model(str(tmp_path / "m"))
 
 
+@pytest.mark.parametrize("trust", [Trust(), Trust(pickle=True)])
+def test_pickled_weights_are_to_be_converted_first(tmp_path, trust) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*safetensors only: convert it") as it:
+        profile_model(str(tmp_path / "m"), trust=trust)
+    assert it.value.exit_code == 1
+
+
+def test_pickled_weights_from_the_hub_too(monkeypatch) -> None:
+    def has_pickles(name, trust):
+        assert not trust.pickle
+        raise ModelError(f"model {name}: pass --allow-pickle-code-execution if you trust it")
+
+    monkeypatch.setattr(profile_module, "find_model", has_pickles)
+    with pytest.raises(ModelError, match=r"owner/name has .* convert it first"):
+        profile_model("owner/name", trust=Trust(pickle=True))
+
+
 @pytest.mark.parametrize("settings", [{"block_size": 1}, {"shard": (3, 2)}, {"shard": (0, 2)}])
 def test_settings_that_make_no_sense(settings) -> None:
     with pytest.raises(ConfigError):
         ProfileSettings(**settings)
 
 
+def test_a_shard_has_no_activations() -> None:
+    with pytest.raises(ConfigError, match="shard 1/2 with activations"):
+        ProfileSettings(shard=(1, 2), activations=ActivationSettings())
+
+
 def test_what_is_no_profile(tmp_path) -> None:
     (tmp_path / "x.json").write_text('{"schema": "comparison/1"}')
     with pytest.raises(FailureError, match="comparison/1"):
         read_profile(tmp_path / "x.json")
+
+
+def test_a_file_of_several_models_is_no_profile_of_one(tmp_path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": "profiles/1", "models": [], "not_run": []}')
+    with pytest.raises(FailureError, match=r"x\.json is of .*several models.* one model per file"):
+        read_profile(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("student_t", "abc"), ("student_t", 5), ("shape", 7), ("quantiles", "abc")]
+)
+def test_a_field_that_is_malformed_is_told_in_a_line(small, key, value) -> None:
+    data = profile_to_json(small)
+    data["tensors"][0][key] = value
+    with pytest.raises(FailureError, match=r"x\.json is a damaged profile"):
+        profile_from_json(data, "x.json")
+
+
+def test_degrees_of_freedom_that_are_no_number_are_told_in_a_line(small) -> None:
+    data = profile_to_json(small)
+    data["tensors"][0]["student_t"]["degrees_of_freedom"] = "abc"
+    with pytest.raises(FailureError, match=r"damaged profile: .*'abc'"):
+        profile_from_json(data)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +357,16 @@ def test_derive_refuses_what_cannot_be(small) -> None:
         DeriveOptions(source="histogram")
     with pytest.raises(DataError, match="--activations"):
         derive_formats(small, DeriveOptions(numbers="activation"))
+
+
+@pytest.mark.parametrize("criterion", ["lloyd", "block-optimal"])
+def test_a_law_without_variance_has_no_codebook_of_squared_error(tmp_path, criterion) -> None:
+    (tmp_path / "m").mkdir()
+    save_file({"a.weight": heavy(300, 300, nu=1.5)}, tmp_path / "m" / "model.safetensors")
+    profile = profile_model(str(tmp_path / "m"))
+    with pytest.raises(FormatError, match="no finite variance"):
+        derive_formats(profile, DeriveOptions(criterion=criterion))
+    assert derive_formats(profile, DeriveOptions(criterion="quantile"))
 
 
 def test_derived_format_beats_sf5_on_its_own_numbers(small) -> None:

@@ -57,11 +57,6 @@ __all__ = ["profile"]
 @click.option("--json", "as_json", is_flag=True, help="The profile on stdout instead of a table.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option(
-    "--allow-pickle-code-execution",
-    is_flag=True,
-    help="Load pickled weights, which can run any code on this machine.",
-)
-@click.option(
     "--allow-remote-code-execution",
     is_flag=True,
     help="Run Python code that comes with the model, which can do anything.",
@@ -89,10 +84,7 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
             listed=options["listed"],
             merge=options["merge"],
             output=options["output"],
-            trust=Trust(
-                pickle=options["allow_pickle_code_execution"],
-                remote_code=options["allow_remote_code_execution"],
-            ),
+            trust=Trust(remote_code=options["allow_remote_code_execution"]),
             progress=progress,
         )
     data = study.result_to_json(result)

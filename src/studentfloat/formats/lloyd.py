@@ -55,8 +55,8 @@ def lloyd_max(
     Raises
     ------
     FormatError
-        If there are fewer distinct samples than levels, or pinned values
-        that lie outside what the samples span.
+        If the law has no variance (Student's t with ν ≤ 2), there are fewer distinct
+        samples than levels, or pinned values lie outside what the samples span.
 
     References
     ----------
@@ -70,6 +70,8 @@ def lloyd_max(
     >>> [round(v, 4) for v in lloyd_max(norm(), 2).levels]
     [-1.5104, -0.4528, 0.4528, 1.5104]
     """
+    if isinstance(source, Distribution):
+        _require_variance(source)
     levels = _lloyd(as_measure(source, weights), 2**bits, pinned)
     return Format.from_values(
         levels.tolist(),
@@ -130,9 +132,10 @@ def block_optimal(
             f"block_optimal knows no scale rule {scale_rule!r}: "
             f"one of {', '.join(map(repr, _PINNED_BY_RULE))}"
         )
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
-        raise FormatError(f"block_optimal needs a block size of 2 or more, not {block_size!r}")
-    measure = _block_measure(as_distribution(source), block_size, signed=scale_rule != "absmax")
+    _require_block_size("block_optimal", block_size)
+    law = as_distribution(source)
+    _require_variance(law)
+    measure = _block_measure(law, block_size, signed=scale_rule != "absmax")
     levels = _lloyd(measure, 2**bits, _PINNED_BY_RULE[scale_rule])
     return Format.from_values(
         levels.tolist(),
@@ -184,6 +187,8 @@ def power_density(
     """
     if not exponent > 0:
         raise FormatError(f"exponent {exponent}: a number above 0")
+    if block_size is not None:
+        _require_block_size("power_density", block_size)
     if not isinstance(source, (Distribution, tuple)):
         raise FormatError("power_density needs a law or a histogram, not samples")
     law, measure = as_distribution(source), as_measure(source)
@@ -285,14 +290,23 @@ def _block_measure(law: Distribution, block_size: int, *, signed: bool) -> Measu
     return Measure.of_cells(edges, g / g.sum())
 
 
-def _range_of_maxima(law: Distribution, block_size: int) -> tuple[float, float]:
+def _require_block_size(what: str, block_size: object) -> None:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
+        raise FormatError(f"{what} needs a block size of 2 or more, not {block_size!r}")
+
+
+def _require_variance(law: Distribution) -> None:
+    """Refuse a law under which every codebook has an infinite squared error."""
     with np.errstate(all="ignore"):
-        variance = float(getattr(law, "var", lambda: 1.0)())
+        variance = float(law.var())
     if not np.isfinite(variance):
         raise FormatError(
-            "the law has no finite variance (Student's t needs more than 2 degrees of freedom): "
-            "no codebook has a finite squared error"
+            f"the law has no finite variance but {variance:g} (Student's t needs more than 2 "
+            "degrees of freedom): no codebook has a finite squared error"
         )
+
+
+def _range_of_maxima(law: Distribution, block_size: int) -> tuple[float, float]:
     shares = np.array([10.0 ** (-18 / block_size), 1 - 1e-15])
     least, greatest = _absolute_quantile(law, shares)
     support_end = float(np.abs(np.asarray(law.ppf(np.array([0.0, 1.0])))).max())

@@ -39,6 +39,8 @@ class Distribution(Protocol):
 
     def isf(self, p: Any, /) -> Any: ...
 
+    def var(self) -> Any: ...
+
 
 Source: TypeAlias = "Distribution | tuple[npt.ArrayLike, npt.ArrayLike] | npt.ArrayLike"
 """A distribution, a histogram ``(counts, edges)`` as of ``numpy.histogram``, or samples."""

@@ -6,6 +6,7 @@ any size can be read. A damaged shard costs its own tensors and no others.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -19,11 +20,12 @@ import numpy.typing as npt
 
 from studentfloat.errors import ModelError
 
-__all__ = ["StoredTensor", "layer_of", "list_tensors", "role_of"]
+__all__ = ["StoredTensor", "fingerprint", "layer_of", "list_tensors", "role_of"]
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 _LARGEST_HEADER = 100 << 20
+_PIECES, _PIECE_BYTES = 64, 4096
 _COMMON_NOUNS = {"dense", "linear", "proj", "projection", "conv", "convolution", "fc", "out"}
 _FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|classifier|score|cls|fc)\.")
@@ -72,11 +74,13 @@ class StoredTensor:
         return bool(_EMBEDDINGS.search(self.name) or _HEADS.search(self.name))
 
     def why_not_real(self) -> str | None:
-        """Why its numbers follow no law: None for floating point of two or more axes."""
+        """Why its numbers follow no law: None for floating point of two or more axes, not empty."""
         if self.dtype not in _FLOAT_DTYPES:
             return f"type {self.dtype}: codes or indices, not real numbers"
         if len(self.shape) < 2:
             return "vector (norm, bias or scale)"
+        if self.count == 0:
+            return "no elements"
         return None
 
     def read(self) -> Floats:
@@ -141,6 +145,29 @@ def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]
         except ModelError as error:
             damaged[shard.name] = str(error)
     return sorted(tensors, key=lambda tensor: _natural(tensor.name)), damaged
+
+
+def fingerprint(shards: list[Path]) -> str:
+    """Hash of the shards' names, sizes and headers and of pieces all over their data.
+
+    Quick for files of any size, and different for models that differ in their weights only.
+    """
+    total = hashlib.sha256()
+    for shard in sorted(shards, key=lambda file: file.name):
+        try:
+            size = shard.stat().st_size
+            total.update(f"{shard.name} {size}\n".encode())
+            with shard.open("rb") as stream:
+                start = stream.read(8)
+                length = int.from_bytes(start, "little")
+                total.update(start + stream.read(min(length, size, _LARGEST_HEADER)))
+                begin = stream.tell()
+                for piece in range(_PIECES):
+                    stream.seek(begin + (size - begin) * piece // _PIECES)
+                    total.update(stream.read(_PIECE_BYTES))
+        except OSError:
+            total.update(f"{shard.name} cannot be read\n".encode())
+    return total.hexdigest()
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -77,6 +77,14 @@ class Law(ABC):
         """Quantile function."""
         return 2 * self.location - self.isf(p)
 
+    def var(self) -> float:
+        """Variance; infinite where the tail is too heavy for one (Student's t, ν ≤ 2)."""
+        return self.scale**2 * self._variance()
+
+    @abstractmethod
+    def _variance(self) -> float:
+        """Variance of the standardized law."""
+
     @abstractmethod
     def _log_density(self, z: Floats) -> Floats: ...
 
@@ -106,6 +114,12 @@ class StudentT(Law):
 
     degrees_of_freedom: float = math.inf
 
+    def _variance(self) -> float:
+        nu = self.degrees_of_freedom
+        if math.isinf(nu):
+            return 1.0
+        return nu / (nu - 2) if nu > 2 else math.inf
+
     def _log_density(self, z: Floats) -> Floats:
         nu = self.degrees_of_freedom
         if math.isinf(nu):
@@ -129,6 +143,9 @@ class Normal(Law):
 
     name: ClassVar[str] = "normal"
 
+    def _variance(self) -> float:
+        return 1.0
+
     def _log_density(self, z: Floats) -> Floats:
         return _log_normal_density(z)
 
@@ -147,6 +164,9 @@ class Laplace(Law):
     """The Laplace law, density ``exp(-|z|) / 2``."""
 
     name: ClassVar[str] = "laplace"
+
+    def _variance(self) -> float:
+        return 2.0
 
     def _log_density(self, z: Floats) -> Floats:
         return -np.abs(z) - math.log(2)
@@ -174,6 +194,9 @@ class GeneralizedNormal(Law):
 
     shape: float = 2.0
 
+    def _variance(self) -> float:
+        return math.exp(math.lgamma(3 / self.shape) - math.lgamma(1 / self.shape))
+
     def _log_density(self, z: Floats) -> Floats:
         constant = math.log(self.shape / 2) - math.lgamma(1 / self.shape)
         return constant - np.abs(z) ** self.shape
@@ -191,6 +214,9 @@ class Logistic(Law):
     """The logistic law, density ``exp(-z) / (1 + exp(-z))²``."""
 
     name: ClassVar[str] = "logistic"
+
+    def _variance(self) -> float:
+        return math.pi**2 / 3
 
     def _log_density(self, z: Floats) -> Floats:
         magnitude = np.abs(z)

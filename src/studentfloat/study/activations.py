@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from studentfloat.errors import ConfigError, DataError, StudentFloatError
+from studentfloat.errors import DataError, StudentFloatError
 from studentfloat.evaluate.text import EvaluationText, cut_windows, load_text
 from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
@@ -24,6 +24,7 @@ from studentfloat.study.profile import (
 __all__ = ["profile_activations"]
 
 _FIRST_SHARE, _LAST_SHARE = 0.3, 0.9
+_FEWEST_TOKENS = 2
 
 
 def profile_activations(
@@ -53,8 +54,6 @@ def profile_activations(
     try:
         model = load_model(source)
         windows, notes = _windows(text, model, wanted)
-    except ConfigError:
-        raise
     except StudentFloatError as error:
         return [], [f"no activations: {error}"]
     sketches = capture_activations(model.module, _batches(model, windows, say), wanted.capture)
@@ -78,6 +77,11 @@ def _windows(
         )
     length = min(wanted.window_length, model.longest_window or wanted.window_length)
     available = len(model.tokenizer(text.content, add_special_tokens=False)["input_ids"])
+    if available < _FEWEST_TOKENS:
+        raise DataError(
+            f"the text ({text.source}) is too short: {available} tokens for {model.source.name}, "
+            f"at least {_FEWEST_TOKENS} are needed"
+        )
     notes = []
     if length < wanted.window_length:
         notes.append(f"windows of {length} tokens: {model.source.name} takes no longer ones")

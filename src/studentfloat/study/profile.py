@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from studentfloat.errors import ConfigError, DataError, FailureError, ModelError
 from studentfloat.models.sources import ModelSource, Trust, find_model
-from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
 from studentfloat.records import (
     LawFits,
     Profile,
@@ -89,7 +89,8 @@ class ProfileSettings:
     channels
         Also fit the numbers over the root mean square of their row.
     shard
-        ``(i, n)``: only every n-th weight from the i-th (1 to n), for n machines.
+        ``(i, n)``: only every n-th weight from the i-th (1 to n), for n machines; not with
+        activations.
     activations
         None for weights only.
     """
@@ -106,6 +107,11 @@ class ProfileSettings:
         index, of = self.shard
         if not 1 <= index <= of:
             raise ConfigError(f"shard {index}/{of}: the first number is between 1 and the second")
+        if of > 1 and self.activations is not None:
+            raise ConfigError(
+                f"shard {index}/{of} with activations: every shard would have them all, so that "
+                "none could be merged; profile activations without --shard"
+            )
 
 
 def profile_model(
@@ -166,18 +172,37 @@ def profile_model(
         skipped=tuple(skipped),
         cautions=source.cautions,
         notes=tuple(notes),
+        weights=fingerprint(source.weight_files),
     )
 
 
 def _find(name: str, trust: Trust) -> ModelSource:
-    """Find a model; a directory is taken as it is, damaged shards and all."""
+    """Find a model; a directory is taken as it is, damaged shards and all.
+
+    Pickles cannot be read a tensor at a time: no trust makes them weights here.
+    """
+    trust = replace(trust, pickle=False)
     directory = Path(name).expanduser()
     if name.strip() and directory.is_dir():
         source = ModelSource(name, directory, f"directory {directory.name}", (), trust)
         if not source.weight_files:
+            pickles = replace(source, trust=replace(trust, pickle=True)).weight_files
+            if pickles:
+                raise _pickled_only(f"{name} ({pickles[0].name})")
             raise ModelError(f"model {name} has no *.safetensors file to profile")
         return source
-    return find_model(name, trust)
+    try:
+        return find_model(name, trust)
+    except ModelError as error:
+        if "--allow-pickle-code-execution" in str(error):  # a remedy, but not for a profile
+            raise _pickled_only(name) from error
+        raise
+
+
+def _pickled_only(what: str) -> ModelError:
+    return ModelError(
+        f"model {what} has pickled weights only: profile reads safetensors only: convert it first"
+    )
 
 
 def _weights(
@@ -363,7 +388,7 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
     Raises
     ------
     ConfigError
-        If they are of different models or settings, or overlap.
+        If they are of different models, settings or numbers of shards, or overlap.
     """
     first = profiles[0]
 
@@ -375,9 +400,15 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
             raise ConfigError(
                 f"parts with different settings do not add up: {common(other)} and {common(first)}"
             )
-        if {row.name for row in other.skipped} != {row.name for row in first.skipped}:
+        if other.weights != first.weights:
             raise ConfigError(
-                f"parts of different models do not add up: {other.model} and {first.model}"
+                f"parts of different models do not add up: {other.model} and {first.model} "
+                "have other weight files"
+            )
+        if other.settings["shard"][1] != first.settings["shard"][1]:
+            raise ConfigError(
+                "parts of different divisions do not add up: shards "
+                + " and ".join("{}/{}".format(*part.settings["shard"]) for part in (other, first))
             )
     names = [
         (tensor.kind, tensor.part, tensor.name) for part in profiles for tensor in part.tensors
@@ -385,16 +416,16 @@ def merge_profiles(profiles: list[Profile]) -> Profile:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{twice[0][2]} is in more than one part: give each shard once")
-    whole = {int(part.settings["shard"][1]) for part in profiles}
+    whole = int(first.settings["shard"][1])
     given = sorted(int(part.settings["shard"][0]) for part in profiles)
-    missing = [n for n in range(1, max(whole) + 1) if n not in given]
+    missing = [n for n in range(1, whole + 1) if n not in given]
     tensors = sorted(
         (tensor for part in profiles for tensor in part.tensors),
         key=lambda tensor: (tensor.kind != "weight", tensor.layer is None, tensor.layer or 0),
     )
     notes = dict.fromkeys(note for part in profiles for note in part.notes)
     if missing:
-        notes[f"of {max(whole)} shards these are missing: {', '.join(map(str, missing))}"] = None
+        notes[f"of {whole} shards these are missing: {', '.join(map(str, missing))}"] = None
     return replace(
         first,
         tensors=tuple(tensors),

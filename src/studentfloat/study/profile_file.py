@@ -21,7 +21,10 @@ from studentfloat.records import (
 )
 from studentfloat.statistics import LAWS
 
-__all__ = ["profile_from_json", "profile_to_json", "read_profile", "tensor_from_json"]
+__all__ = ["SEVERAL", "profile_from_json", "profile_to_json", "read_profile", "tensor_from_json"]
+
+SEVERAL = "profiles/1"
+"""Schema of a file with the profiles of several models."""
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -53,6 +56,11 @@ def profile_from_json(data: Any, where: str = "the data") -> Profile:
     """The profile that :func:`profile_to_json` wrote."""
     schema = data.get("schema") if isinstance(data, dict) else None
     wanted = f"{Profile.KIND}/{Profile.VERSION}"
+    if schema == SEVERAL:
+        raise FailureError(
+            f"{where} is of schema {schema!r}, what a run with several models or failed ones "
+            "writes: profile one model per file"
+        )
     if schema != wanted:
         raise FailureError(f"{where} is no profile: its schema is {schema!r}, not {wanted!r}")
     try:
@@ -70,7 +78,7 @@ def profile_from_json(data: Any, where: str = "the data") -> Profile:
                 "notes": tuple(data["notes"]),
             }
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FailureError(f"{where} is a damaged profile: {error}") from error
 
 
@@ -120,4 +128,4 @@ def _law(data: dict[str, Any], *, is_t: bool) -> LawFit:
 
 
 def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
+    return math.inf if value is None else float(value)

@@ -17,7 +17,7 @@ from studentfloat.study.profile import (
     merge_profiles,
     profile_model,
 )
-from studentfloat.study.profile_file import profile_to_json, read_profile
+from studentfloat.study.profile_file import SEVERAL, profile_to_json, read_profile
 
 __all__ = ["ProfileResult", "models_in", "profile_models", "result_to_json", "settings_of"]
 
@@ -134,7 +134,7 @@ def result_to_json(result: ProfileResult) -> dict[str, Any]:
     if len(result.profiles) == 1 and not result.not_run:
         return profile_to_json(result.profiles[0])
     return {
-        "schema": "profiles/1",
+        "schema": SEVERAL,
         "models": [profile_to_json(profile) for profile in result.profiles],
         "not_run": [{"model": name, "reason": why} for name, why in result.not_run.items()],
     }
