@@ -33,7 +33,10 @@ SURFACE = {
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),
         "hardware_is_installed",
     ],
-    "studentfloat.report": ["comparison_page", "comparison_rows", "print_comparison"],
+    "studentfloat.report": [
+        *("comparison_page", "comparison_rows", "print_comparison"),
+        *("print_profiles", "profile_page", "summary_rows"),
+    ],
 }
 
 
