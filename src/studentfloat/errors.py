@@ -10,6 +10,7 @@
     └── FailureError                     what was asked could not be done: exit code 1
         ├── DataError                    a tensor or text that cannot be used (NaN, empty)
         ├── ModelError                   a model that cannot be found, read or walked
+        │   └── PickledWeightsError      its weights are pickled, and that was not allowed
         └── MissingDependencyError       an optional package or tool that is not installed
 
 Messages are one line, name the offending value, and say what would be right.
@@ -53,6 +54,10 @@ class DataError(FailureError):
 
 class ModelError(FailureError):
     """A model that cannot be found, read or walked."""
+
+
+class PickledWeightsError(ModelError):
+    """A model whose weights are pickled, where running code from a file was not allowed."""
 
 
 class MissingDependencyError(FailureError):

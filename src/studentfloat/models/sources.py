@@ -10,7 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from studentfloat.errors import ConfigError, MissingDependencyError, ModelError
+from studentfloat.errors import (
+    ConfigError,
+    MissingDependencyError,
+    ModelError,
+    PickledWeightsError,
+)
 from studentfloat.models.cache import build_once, cache_directory, sha256_of_files
 
 __all__ = ["ModelSource", "Trust", "find_model"]
@@ -208,7 +213,7 @@ def _check_weights(source: ModelSource) -> None:
     if not shards:
         pickles = [file for p in _PICKLES for file in _files(source.directory, p)]
         if pickles and not source.trust.pickle:
-            raise ModelError(
+            raise PickledWeightsError(
                 f"model {source.name} has pickled weights only ({pickles[0].name}), and "
                 "unpickling can run any code: pass --allow-pickle-code-execution if you trust it"
             )

@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from studentfloat.errors import ConfigError, DataError, FailureError, ModelError
+from studentfloat.errors import (
+    ConfigError,
+    DataError,
+    FailureError,
+    ModelError,
+    PickledWeightsError,
+)
 from studentfloat.models.sources import ModelSource, Trust, find_model
 from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
 from studentfloat.records import (
@@ -193,10 +199,8 @@ def _find(name: str, trust: Trust) -> ModelSource:
         return source
     try:
         return find_model(name, trust)
-    except ModelError as error:
-        if "--allow-pickle-code-execution" in str(error):  # a remedy, but not for a profile
-            raise _pickled_only(name) from error
-        raise
+    except PickledWeightsError as error:
+        raise _pickled_only(name) from error
 
 
 def _pickled_only(what: str) -> ModelError:
