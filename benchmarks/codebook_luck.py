@@ -47,7 +47,9 @@ def main() -> None:
             file = Path(scratch) / f"copy{seed}.toml"
             save_format(jittered(original, options.jitter, seed), file)
             files.append(str(file))
-        result = compare(CompareOptions(formats=(options.format, *files)), progress=progress)
+        result = compare(
+            CompareOptions(formats=(options.format, *files), window_length=512), progress=progress
+        )
     for row in result.formats:
         print(
             f"{row.name:12} error {row.weight_nmse:.5f}  KL {row.kl:.4f} ± {row.kl_se:.4f}  "

@@ -56,7 +56,7 @@ _PIPE_WIDTH = 100
     help="UTF-8 text to measure on (default: the language reference in CPython).",
 )
 @click.option("--windows", default=12, show_default=True, help="How many windows of the text.")
-@click.option("--window-length", default=512, show_default=True, help="Tokens in a window.")
+@click.option("--window-length", default=384, show_default=True, help="Tokens in a window.")
 @click.option("--weights-only", is_flag=True, help="Weight errors alone, no evaluation: seconds.")
 @click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
 @click.option("--head", is_flag=True, help="Quantize the output head too.")

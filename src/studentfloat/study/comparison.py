@@ -93,7 +93,7 @@ class CompareOptions:
     scale_dtype: str = "float32"
     text: str | None = None
     windows: int = 12
-    window_length: int = 512
+    window_length: int = 384
     weights_only: bool = False
     embeddings: bool = False
     head: bool = False
