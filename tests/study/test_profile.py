@@ -9,7 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from studentfloat.errors import ConfigError, DataError, FailureError, FormatError, ModelError
+from studentfloat.errors import (
+    ConfigError,
+    DataError,
+    FailureError,
+    FormatError,
+    ModelError,
+    PickledWeightsError,
+)
 from studentfloat.models.sources import Trust
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
@@ -257,7 +264,7 @@ def test_pickled_weights_are_to_be_converted_first(tmp_path, trust) -> None:
 def test_pickled_weights_from_the_hub_too(monkeypatch) -> None:
     def has_pickles(name, trust):
         assert not trust.pickle
-        raise ModelError(f"model {name}: pass --allow-pickle-code-execution if you trust it")
+        raise PickledWeightsError(f"model {name} has pickled weights only")
 
     monkeypatch.setattr(profile_module, "find_model", has_pickles)
     with pytest.raises(ModelError, match=r"owner/name has .* convert it first"):
