@@ -5,7 +5,7 @@
 Rounding a model's weights is one draw. Copies of a format whose inner levels are moved by a
 third of a percent of the range are as good as it is for any purpose; how far their KL spreads on
 the same model and windows is what a difference between formats must exceed before it says more
-than "on these weights". Runs `compare` on the copies; about 20 s each on two free cores.
+than "on these weights". Runs `compare` on the copies.
 """
 
 from __future__ import annotations
