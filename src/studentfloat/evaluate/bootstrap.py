@@ -38,8 +38,8 @@ def paired_differences(
     For each pair the differences by window are drawn with replacement, and the mean of a draw,
     less the mean that was measured, is set in relation to the draw's own standard error. How
     often that exceeds what was measured is the p-value. (The plain percentile bootstrap is far
-    too sure of itself with a dozen windows.) P-values are two-sided and Holm-adjusted over all pairs, so that a
-    table without any real difference shows one at most about once in 20.
+    too sure of itself with a dozen windows.) P-values are two-sided and Holm-adjusted over all
+    pairs, so that a table without any real difference shows one at most about once in 20.
 
     Parameters
     ----------
