@@ -19,7 +19,7 @@ SURFACE = {
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
-        *("LowRank", "Outliers", "QuantizedWeight"),
+        *("GPTQOptions", "GPTQResult", "LowRank", "Outliers", "QuantizedWeight", "gptq"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
     "studentfloat.models": [

@@ -12,6 +12,7 @@ from studentfloat.errors import MissingDependencyError
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
+    from studentfloat.quantize.feedback import GPTQOptions, GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
@@ -22,6 +23,8 @@ __all__ = [
     "SCALE_DTYPES",
     "SCALE_RULES",
     "TENSOR",
+    "GPTQOptions",
+    "GPTQResult",
     "LowRank",
     "Outliers",
     "QuantizedTensor",
@@ -29,6 +32,7 @@ __all__ = [
     "Scheme",
     "block_scales",
     "fake_quantize",
+    "gptq",
     "pack_codes",
     "quantize",
     "unpack_codes",
@@ -41,6 +45,9 @@ _HOMES = {
     "block_scales": "scales",
     "pack_codes": "packing",
     "unpack_codes": "packing",
+    "GPTQOptions": "feedback",
+    "GPTQResult": "feedback",
+    "gptq": "feedback",
     "LowRank": "weight",
     "Outliers": "weight",
     "QuantizedWeight": "weight",
