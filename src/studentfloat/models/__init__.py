@@ -13,13 +13,18 @@ from studentfloat.models.cache import cache_directory
 from studentfloat.models.sources import ModelSource, Trust, find_model
 
 if TYPE_CHECKING:
+    from studentfloat.models.calibration import Calibration, CalibrationWindows
+    from studentfloat.models.driver import ModelQuantizer, quantize_model
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
     from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
     from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 
 __all__ = [
+    "Calibration",
+    "CalibrationWindows",
     "LoadedModel",
     "ModelKind",
+    "ModelQuantizer",
     "ModelSource",
     "QuantizedBlock",
     "QuantizedModel",
@@ -29,6 +34,7 @@ __all__ = [
     "cache_directory",
     "find_model",
     "load_model",
+    "quantize_model",
     "walk_weights",
 ]
 
@@ -36,6 +42,10 @@ _HOMES = {
     "LoadedModel": "load",
     "ModelKind": "load",
     "load_model": "load",
+    "Calibration": "calibration",
+    "CalibrationWindows": "calibration",
+    "ModelQuantizer": "driver",
+    "quantize_model": "driver",
     "QuantizedBlock": "quantized",
     "QuantizedModel": "quantized",
     "WeightKind": "walk",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.quantize.columns import ColumnGrid, format_grid, table_grid
+from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.packing import pack_codes
 from studentfloat.quantize.scales import ScaledBlocks, scale_blocks
 from studentfloat.quantize.scheme import TENSOR, Scheme
@@ -23,45 +23,12 @@ from studentfloat.quantize.tensor import (
     store_scales,
 )
 
-__all__ = ["GPTQ_ORDERS", "GPTQOptions", "GPTQResult", "gptq"]
-
-Order = Literal["blocks", "columns", "none"]
-GPTQ_ORDERS: tuple[Order, ...] = ("blocks", "columns", "none")
+__all__ = ["GPTQResult", "gptq"]
 
 # Columns whose updates are applied at once to all later ones, as one matrix product.
 _BATCH = 128
 _DAMPING_STEP = 10.0
 _MOST_DAMPING = 10.0
-
-
-@dataclass(frozen=True)
-class GPTQOptions:
-    """How GPTQ goes about it.
-
-    Attributes
-    ----------
-    damping
-        Added to the Hessian's diagonal, as a share of that diagonal's mean. Where the
-        factorization fails all the same it is raised tenfold, and the result says so.
-    order
-        "blocks": scheme blocks in descending order of their activation energy, and
-        columns within them too; scales still come from updated weights. "columns": all
-        columns in descending order; scales then come from the original weights, since a
-        block's columns are no longer rounded together. "none": as they stand.
-    static_scales
-        Take scales from the original weights in any order. What the scheme forces, where
-        blocks are rows or scales are quantized together, happens without it.
-    """
-
-    damping: float = 0.01
-    order: Order = "blocks"
-    static_scales: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
-            raise SchemeError(f"damping {self.damping}: a share above 0, at most 1")
-        if self.order not in GPTQ_ORDERS:
-            raise SchemeError(f"GPTQ order {self.order!r}: one of {', '.join(GPTQ_ORDERS)}")
 
 
 class GPTQResult(NamedTuple):

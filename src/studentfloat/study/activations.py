@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from studentfloat.errors import DataError, StudentFloatError
-from studentfloat.evaluate.text import EvaluationText, cut_windows, load_text
 from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
 from studentfloat.models.stream import layer_of, role_of
+from studentfloat.models.text import EvaluationText, cut_windows, load_text
 from studentfloat.models.walk import walk_weights
 from studentfloat.records import TensorProfile
 from studentfloat.study.profile import (
