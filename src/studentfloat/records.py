@@ -25,6 +25,8 @@ __all__ = [
     "FormatQuality",
     "Frontier",
     "FrontierPoint",
+    "PackedModel",
+    "PackedTensor",
     "PairedDifference",
     "Provenance",
     "SkippedTensor",
@@ -216,6 +218,73 @@ class SkippedTensor:
     name: str
     shape: tuple[int, ...]
     reason: str
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """What quantizing one tensor of a packed model did to it.
+
+    Attributes
+    ----------
+    name, shape
+        As in the source checkpoint.
+    kind
+        How it is multiplied by: "linear", "experts", "embedding" ...
+    method
+        That made it: "rtn", "gptq" ...
+    nmse, snr_db
+        Weight error, as in :class:`TensorError`.
+    bits_per_weight
+        All bits stored for the tensor over its number of weights.
+    least_scale, greatest_scale
+        Magnitudes among the block scales.
+    seconds
+        That it took.
+    notes
+        What a user must know: damping raised, no token seen ...
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    method: str
+    nmse: float
+    snr_db: float | None
+    bits_per_weight: float
+    least_scale: float
+    greatest_scale: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed checkpoint is and how it was made.
+
+    Attributes
+    ----------
+    directory
+        Where it is.
+    bits_per_weight
+        All bits stored for quantized weights over their number.
+    quantized_weights, plain_weights
+        How many numbers are quantized, and how many are stored as they were.
+    bytes
+        Of all shards.
+    tensors, skipped
+        Every tensor of the source is in one of these.
+    """
+
+    KIND: ClassVar[str] = "studentfloat.packed-model"
+    VERSION: ClassVar[int] = 1
+
+    directory: str
+    bits_per_weight: float
+    quantized_weights: int
+    plain_weights: int
+    bytes: int
+    tensors: tuple[PackedTensor, ...]
+    skipped: tuple[SkippedTensor, ...]
 
 
 @dataclass(frozen=True)
