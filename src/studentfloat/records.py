@@ -32,6 +32,7 @@ __all__ = [
     "SkippedTensor",
     "Standing",
     "TensorError",
+    "TensorQuantization",
     "read_json",
     "record_from_json",
     "record_to_json",
@@ -209,6 +210,55 @@ class TensorError:
     nmse: float
     snr_db: float | None
     bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class TensorQuantization:
+    """How one weight was quantized by a method, and what that did to it.
+
+    Attributes
+    ----------
+    name, layer, kind, shape
+        As in :class:`TensorError`; the shape is the matrix's, inputs last.
+    method
+        What was really done; "rtn" where a calibrated method could not be, with a note.
+    format
+        Names of the formats, ``|`` between alternatives.
+    weight_nmse
+        Squared error of the effective weight over its squares.
+    weight_nmse_nearest
+        The same if it were rounded to nearest under the same scheme.
+    output_nmse, output_nmse_nearest
+        Squared error of the layer's output on the calibration inputs over the output's
+        squares, and the same for rounding to nearest; None without calibration.
+    scale_least, scale_median, scale_greatest
+        Of the magnitudes of the block scales.
+    negative_scales
+        Share of block scales below zero.
+    tokens
+        Calibration inputs that the layer saw.
+    notes
+        What differed from what was asked for: damping raised, dead channels, no tokens.
+    """
+
+    name: str
+    layer: int | None
+    kind: str
+    shape: tuple[int, ...]
+    method: str
+    format: str
+    bits_per_weight: float
+    weight_nmse: float
+    weight_nmse_nearest: float
+    scale_least: float
+    scale_median: float
+    scale_greatest: float
+    negative_scales: float
+    output_nmse: float | None = None
+    output_nmse_nearest: float | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
