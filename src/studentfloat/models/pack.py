@@ -6,29 +6,28 @@ quantized on a small machine, or each share of it on another.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from studentfloat import __version__
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
+from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
-from studentfloat.records import PackedModel, PackedTensor, SkippedTensor
+from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization
 
-__all__ = ["packed_record", "quantize_checkpoint"]
+__all__ = ["identity_of", "quantize_checkpoint"]
 
 _DEFAULT_SHARD_BYTES = 1 << 30
 
@@ -60,7 +59,7 @@ def quantize_checkpoint(
         Whether to quantize these too; where they are tied, either means both.
     share
         ``(i, n)``: do the i-th of n parts of the work only; once all are done,
-        :func:`~studentfloat.models.merge` completes the model.
+        :func:`~studentfloat.models.merge_parts` completes the model.
     shard_bytes
         Bytes of the source that become one shard; a larger tensor is one of its own.
     progress
@@ -106,15 +105,13 @@ def quantize_checkpoint(
     return None if count > 1 else writer.finish()
 
 
-def identity_of(
-    source: ModelSource, scheme: Scheme, settings: dict[str, Any]
-) -> dict[str, Any]:
+def identity_of(source: ModelSource, scheme: Scheme, settings: dict[str, Any]) -> dict[str, Any]:
     """All that decides the bytes of a packed model, as JSON data."""
     formats: dict[str, Any] = {}
     described = scheme_to_json(scheme, formats)
     return {
         "layout": LAYOUT_VERSION,
-        "studentfloat": __version__,
+        "studentfloat": version("studentfloat"),
         "weights": fingerprint(source.weight_files),
         "files": source.settings_sha256,
         "scheme": described,
@@ -123,35 +120,30 @@ def identity_of(
     }
 
 
-def packed_record(
-    site: StoredSite, shape: tuple[int, ...], original: Tensor, weight: QuantizedWeight, **facts: Any
-) -> PackedTensor:
-    """What quantizing did to a matrix: its error, bits and scales.
-
-    Parameters
-    ----------
-    site, shape
-        What it is, and its shape in the checkpoint.
-    original
-        The matrix before, of the shape of `weight`.
-    facts
-        The record's other fields: method, seconds, notes.
-    """
-    exact = original.double() if original.dtype == torch.float64 else original.float()
+def _record(
+    site: StoredSite, matrix: Tensor, weight: QuantizedWeight, seconds: float
+) -> TensorQuantization:
+    exact = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
     energy = float(exact.square().sum(dtype=torch.float64))
-    error = float((weight.dequantize(exact.dtype) - exact).square().sum(dtype=torch.float64))
+    error = float((weight.scaled_weight() - exact).square().sum(dtype=torch.float64))
     nmse = error / energy if energy else 0.0
-    scales = weight.base.block_scales().abs()
-    return PackedTensor(
+    scales = weight.base.block_scales()
+    sizes = scales.abs().flatten()
+    return TensorQuantization(
         name=site.name,
-        shape=tuple(shape),
-        kind=site.kind.value,
-        nmse=nmse,
-        snr_db=-10 * math.log10(nmse) if nmse else None,
+        layer=layer_of(site.name),
+        kind=role_of(site.name.removesuffix(".weight")),
+        shape=tuple(matrix.shape),
+        method="rtn",
+        format=weight.base.scheme.format_name,
         bits_per_weight=weight.bits_per_weight,
-        least_scale=float(scales.min()),
-        greatest_scale=float(scales.max()),
-        **facts,
+        weight_nmse=nmse,
+        weight_nmse_nearest=nmse,
+        scale_least=float(sizes.min()),
+        scale_median=float(sizes.median()),
+        scale_greatest=float(sizes.max()),
+        negative_scales=float((scales < 0).float().mean()),
+        seconds=seconds,
     )
 
 
@@ -187,9 +179,7 @@ def _quantize_group(
             seconds = round(time.monotonic() - started, 3)
             stored = StoredWeight.of(weight, tensor.shape, site.orientation)
             weights[tensor.name] = (stored, weight)
-            records.append(
-                packed_record(site, tensor.shape, matrix, weight, method="rtn", seconds=seconds)
-            )
+            records.append(_record(site, matrix, weight, seconds))
         work.add(tensor.bytes, tensor.name)
     left = tuple(skip for skip in skipped if skip.name in names)
     return Shard(weights, plain, tuple(records), left)
