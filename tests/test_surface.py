@@ -21,6 +21,9 @@ SURFACE = {
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
+    "studentfloat.kernels": [
+        *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
+    ],
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("cache_directory", "find_model", "load_model", "walk_weights"),

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from studentfloat.errors import DataError, SchemeError
+from studentfloat.kernels import PackedMatrix
 from studentfloat.quantize.packing import pack_codes, unpack_codes
 from studentfloat.quantize.rounding import (
     codes_of_levels,
@@ -28,6 +30,7 @@ _STORED_DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _E8M0_BIAS = 127
+_MOST_PACKED_BITS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,34 @@ class QuantizedTensor:
         for part in _blocks(self.row_length, self.scheme):
             _view(values, part).mul_(scales[:, part.first : part.last, None])
         return _from_rows(values, self.shape, self.scheme).to(dtype or self.dtype)
+
+    def packed_matrix(self) -> PackedMatrix:
+        """A matrix on the CPU, repacked for products with activations; this one stays as it is.
+
+        Raises
+        ------
+        SchemeError
+            If it is not a matrix with blocks along its rows, in codes of at most 4 bits.
+        """
+        blocks_along_rows = len(self.shape) == 2 and (
+            self.scheme.block_size != TENSOR and _axis(self.shape, self.scheme) == 1
+        )
+        if not blocks_along_rows or self.scheme.format.bits > _MOST_PACKED_BITS:
+            raise SchemeError(
+                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
+                f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
+                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
+            )
+        # A special code is never produced: like a code without value it has no number.
+        table = self.scheme.format.decode_table
+        return PackedMatrix(
+            self.packed,
+            self.block_scales().cpu(),
+            np.where(np.isfinite(table), table, np.nan),
+            in_features=self.row_length,
+            block_size=_block_length(self.row_length, self.scheme),
+            bits=self.scheme.format.bits,
+        )
 
     @property
     def bits(self) -> int:
