@@ -275,6 +275,8 @@ def test_what_cannot_be_packed_is_named() -> None:
     for scheme in (Scheme("int8"), Scheme("nf4", axis=0), Scheme("nf4", block_size="tensor")):
         with pytest.raises(SchemeError, match="blocks along the rows"):
             quantize(weight, scheme).packed_matrix()
+    with pytest.raises(SchemeError, match="one table of values"):
+        quantize(weight, Scheme("e2m1+sp|e2m1+sr", block_size=16)).packed_matrix()
 
 
 def test_unknown_instruction_sets_are_named() -> None:

@@ -14,12 +14,15 @@ from studentfloat.models.sources import ModelSource, Trust, find_model
 
 if TYPE_CHECKING:
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
+    from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
     from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 
 __all__ = [
     "LoadedModel",
     "ModelKind",
     "ModelSource",
+    "QuantizedBlock",
+    "QuantizedModel",
     "Trust",
     "WeightKind",
     "WeightSite",
@@ -33,6 +36,8 @@ _HOMES = {
     "LoadedModel": "load",
     "ModelKind": "load",
     "load_model": "load",
+    "QuantizedBlock": "quantized",
+    "QuantizedModel": "quantized",
     "WeightKind": "walk",
     "WeightSite": "walk",
     "walk_weights": "walk",
