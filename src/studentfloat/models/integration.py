@@ -81,9 +81,7 @@ class StudentFloatConfig(QuantizationConfigMixin):
     ) -> None:
         for key in layout:
             if key not in _LAYOUT_KEYS:
-                raise ConfigError(
-                    f"quantization_config has {key!r}, which studentfloat does not know"
-                )
+                raise ConfigError(f"quantization_config has {key!r}, which studentfloat does not know")
         if quant_method != METHOD:
             raise ConfigError(f"quant_method {quant_method!r} is not {METHOD!r}")
         self.quant_method = METHOD
@@ -218,9 +216,7 @@ class StudentFloatQuantizer(HfQuantizer):
             if isinstance(module, PackedModule):
                 unpack_module(model, name, module, dtype)
         tied = getattr(model, "all_tied_weights_keys", {})
-        for name in [
-            n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))
-        ]:
+        for name in [n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))]:
             del tied[name]
         model.tie_weights()
         return model

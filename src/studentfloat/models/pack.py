@@ -106,7 +106,9 @@ def quantize_checkpoint(
     return None if count > 1 else writer.finish()
 
 
-def identity_of(source: ModelSource, scheme: Scheme, settings: dict[str, Any]) -> dict[str, Any]:
+def identity_of(
+    source: ModelSource, scheme: Scheme, settings: dict[str, Any]
+) -> dict[str, Any]:
     """All that decides the bytes of a packed model, as JSON data."""
     formats: dict[str, Any] = {}
     described = scheme_to_json(scheme, formats)
@@ -122,11 +124,7 @@ def identity_of(source: ModelSource, scheme: Scheme, settings: dict[str, Any]) -
 
 
 def packed_record(
-    site: StoredSite,
-    shape: tuple[int, ...],
-    original: Tensor,
-    weight: QuantizedWeight,
-    **facts: Any,
+    site: StoredSite, shape: tuple[int, ...], original: Tensor, weight: QuantizedWeight, **facts: Any
 ) -> PackedTensor:
     """What quantizing did to a matrix: its error, bits and scales.
 

@@ -6,14 +6,16 @@ model. What is known of finished shards lies in ``.studentfloat`` inside of it.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError

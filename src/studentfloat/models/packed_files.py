@@ -254,9 +254,7 @@ def _shards(directory: Path) -> list[Path]:
 def _read_table(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_JSON:
-            raise ModelError(
-                f"{file} has {file.stat().st_size} bytes, too many for a configuration"
-            )
+            raise ModelError(f"{file} has {file.stat().st_size} bytes, too many for a configuration")
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror}") from error

@@ -297,7 +297,9 @@ class _ExpertMatrices:
         return cast(Tensor, self._module._parameters[self._name]).device
 
 
-def pack_site(model: nn.Module, site: WeightSite, stored: StoredWeight, dtype: torch.dtype) -> None:
+def pack_site(
+    model: nn.Module, site: WeightSite, stored: StoredWeight, dtype: torch.dtype
+) -> None:
     """Put a packed layer, empty still, where a weight's module is; its ties included.
 
     Parameters
@@ -413,7 +415,9 @@ def _compute_dtype(module: PackedModule) -> torch.dtype:
     return found or torch.get_default_dtype()
 
 
-def _pack_expert(module: nn.Module, name: str, stored: StoredWeight, dtype: torch.dtype) -> None:
+def _pack_expert(
+    module: nn.Module, name: str, stored: StoredWeight, dtype: torch.dtype
+) -> None:
     """Declare one fused expert parameter of a module as packed, in place."""
     device = cast(Tensor, module._parameters[name]).device
     del module._parameters[name]

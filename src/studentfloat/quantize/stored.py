@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studentfloat.errors import FormatError, ModelError, SchemeError
+from studentfloat.errors import DataError, FormatError, ModelError, SchemeError
 from studentfloat.formats import Format
 from studentfloat.quantize.packing import packed_width, unpack_codes
 from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
@@ -352,11 +352,7 @@ def formats_to_json(formats: Mapping[str, Format]) -> dict[str, Any]:
             "bits": f.bits,
             "values": list(f.values),
             "codes": list(f.codes),
-            **(
-                {"special_codes": [list(pair) for pair in f.special_codes]}
-                if f.special_codes
-                else {}
-            ),
+            **({"special_codes": [list(pair) for pair in f.special_codes]} if f.special_codes else {}),
         }
         for name, f in formats.items()
     }
@@ -493,7 +489,9 @@ def _assemble_tensor(
     if isinstance(scheme.scale_dtype, Scheme):
         rows, _ = _rows(shape, scheme)
         line = (1, rows * _blocks(shape, scheme))
-        scales = _assemble_tensor(line, scheme.scale_dtype, torch.float32, parts, f"{suffix}_scale")
+        scales = _assemble_tensor(
+            line, scheme.scale_dtype, torch.float32, parts, f"{suffix}_scale"
+        )
     return QuantizedTensor(
         packed=parts[suffix],
         scales=scales,
@@ -556,7 +554,7 @@ def _check_zero_scales(tensor: QuantizedTensor, scales: Tensor, name: str) -> No
 
 
 def _check_positions(positions: Tensor, count: int, name: str) -> None:
-    if positions.numel() and not (int(positions.min()) >= 0 and int(positions.max()) < count):
+    if positions.numel() and not (0 <= int(positions.min()) and int(positions.max()) < count):
         raise ModelError(f"{name}_outlier_position points outside of {count} weights")
 
 
@@ -588,11 +586,7 @@ def _table(data: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
 
 
 def _whole(value: Any, where: str, *, least: int = 1) -> int:
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not least <= value <= _MOST_ELEMENTS
-    ):
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_ELEMENTS:
         raise ModelError(f"{where} {value!r}: a whole number from {least}")
     return value
 
