@@ -22,6 +22,9 @@ SURFACE = {
         *("LowRank", "Outliers", "QuantizedWeight"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
+    "studentfloat.kernels": [
+        *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
+    ],
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("QuantizedBlock", "QuantizedModel"),
