@@ -621,6 +621,9 @@ class TensorProfile:
     blocks, channels
         Fits to the numbers over the largest magnitude of their block (without that one),
         and over the root mean square of their row; None where they were not asked for.
+    sketch
+        Of an activation in a part that is still to be merged: all that was counted, by
+        which parts add up exactly. None elsewhere.
     """
 
     name: str
@@ -645,6 +648,7 @@ class TensorProfile:
     histogram: Histogram | None = None
     quantiles: QuantilePairs | None = None
     problem: str | None = None
+    sketch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -690,6 +694,8 @@ class Profile:
     weights
         Hash by which parts of one model know each other: see
         :func:`~studentfloat.models.stream.fingerprint`.
+    windows
+        A hash of each window of the text (or each image) that the activations are of.
     """
 
     KIND: ClassVar[str] = "profile"
@@ -708,3 +714,4 @@ class Profile:
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: str = ""
+    windows: tuple[str, ...] = ()
