@@ -23,6 +23,9 @@ SURFACE = {
         *("METHOD_STEPS", "Recipe", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
+    "studentfloat.kernels": [
+        *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
+    ],
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),

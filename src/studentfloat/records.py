@@ -25,12 +25,14 @@ __all__ = [
     "FormatQuality",
     "Frontier",
     "FrontierPoint",
+    "PackedModel",
     "PairedDifference",
     "Provenance",
     "SkippedTensor",
     "Standing",
     "TensorError",
     "TensorQuantization",
+    "Verification",
     "read_json",
     "record_from_json",
     "record_to_json",
@@ -266,6 +268,63 @@ class SkippedTensor:
     name: str
     shape: tuple[int, ...]
     reason: str
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed checkpoint is and how it was made.
+
+    Attributes
+    ----------
+    directory
+        Where it is.
+    bits_per_weight
+        All bits stored for quantized weights over their number.
+    quantized_weights, plain_weights
+        How many numbers are quantized, and how many are stored as they were.
+    bytes
+        Of all shards.
+    tensors, skipped
+        Every tensor of the source is in one of these.
+    """
+
+    KIND: ClassVar[str] = "studentfloat.packed-model"
+    VERSION: ClassVar[int] = 1
+
+    directory: str
+    bits_per_weight: float
+    quantized_weights: int
+    plain_weights: int
+    bytes: int
+    tensors: tuple[TensorQuantization, ...]
+    skipped: tuple[SkippedTensor, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What checking a packed checkpoint found.
+
+    Attributes
+    ----------
+    weights, tensors
+        How many packed weights and stored tensors were read.
+    hashed
+        How many tensors had a hash on record to compare with.
+    compared_with
+        The source that names and shapes were held against, if one was given.
+    problems
+        One line each; none means that all is well.
+    """
+
+    KIND: ClassVar[str] = "studentfloat.verification"
+    VERSION: ClassVar[int] = 1
+
+    directory: str
+    weights: int
+    tensors: int
+    hashed: int
+    compared_with: str | None
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -562,6 +621,9 @@ class TensorProfile:
     blocks, channels
         Fits to the numbers over the largest magnitude of their block (without that one),
         and over the root mean square of their row; None where they were not asked for.
+    sketch
+        Of an activation in a part that is still to be merged: all that was counted, by
+        which parts add up exactly. None elsewhere.
     """
 
     name: str
@@ -586,6 +648,7 @@ class TensorProfile:
     histogram: Histogram | None = None
     quantiles: QuantilePairs | None = None
     problem: str | None = None
+    sketch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -631,6 +694,8 @@ class Profile:
     weights
         Hash by which parts of one model know each other: see
         :func:`~studentfloat.models.stream.fingerprint`.
+    windows
+        A hash of each window of the text (or each image) that the activations are of.
     """
 
     KIND: ClassVar[str] = "profile"
@@ -649,3 +714,4 @@ class Profile:
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: str = ""
+    windows: tuple[str, ...] = ()

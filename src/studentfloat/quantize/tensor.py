@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.formats import Format
+from studentfloat.kernels import PackedMatrix
 from studentfloat.quantize.packing import pack_codes, packed_width, unpack_codes
 from studentfloat.quantize.rounding import (
     codes_of_levels,
@@ -39,6 +41,7 @@ _STORED_DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _E8M0_BIAS = 127
+_MOST_PACKED_BITS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,40 @@ class QuantizedTensor:
         for part in block_parts(self.row_length, self.scheme):
             part_view(values, part).mul_(scales[:, part.first : part.last, None])
         return _from_rows(values, self.shape, self.scheme).to(dtype or self.dtype)
+
+    def packed_matrix(self) -> PackedMatrix:
+        """A matrix on the CPU, repacked for products with activations; this one stays as it is.
+
+        Raises
+        ------
+        SchemeError
+            If it is not a matrix with blocks along its rows, in codes of at most 4 bits that
+            mean the same everywhere.
+        """
+        blocks_along_rows = len(self.shape) == 2 and (
+            self.scheme.block_size != TENSOR and _axis(self.shape, self.scheme) == 1
+        )
+        if not blocks_along_rows or self.scheme.format.bits > _MOST_PACKED_BITS:
+            raise SchemeError(
+                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
+                f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
+                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
+            )
+        if self.selectors is not None or self.row_tables is not None:
+            raise SchemeError(
+                f"a tensor in {self.scheme.format_name} with selectors or row tables: packed "
+                "products take one table of values for the whole matrix"
+            )
+        # A special code is never produced: like a code without value it has no number.
+        table = self.scheme.format.decode_table
+        return PackedMatrix(
+            self.packed,
+            self.block_scales().cpu(),
+            np.where(np.isfinite(table), table, np.nan),
+            in_features=self.row_length,
+            block_size=_block_length(self.row_length, self.scheme),
+            bits=self.scheme.format.bits,
+        )
 
     def _unscaled(self, dtype: torch.dtype) -> Tensor:
         """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
