@@ -30,6 +30,8 @@ SURFACE = {
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
         *("QuantizedModel", "quantize_model"),
+        *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
+        "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
     "studentfloat.evaluate": [

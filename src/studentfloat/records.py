@@ -350,6 +350,8 @@ class FormatQuality:
         over its squares.
     rank
         1 + the number of formats that are significantly better; equal ranks are ties.
+    weights
+        How each weight was quantized, for methods beyond rounding to nearest.
     """
 
     name: str
@@ -377,6 +379,7 @@ class FormatQuality:
     window_kl: tuple[float, ...] = ()
     window_agreement: tuple[float, ...] = ()
     window_output_nmse: tuple[float, ...] = ()
+    weights: tuple[TensorQuantization, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ from studentfloat.formats import Format
 from studentfloat.quantize.rounding import level_values, nearest_level
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
-__all__ = ["ScaledBlocks", "block_scales", "normalize", "round_scales", "scale_blocks"]
+__all__ = [
+    "ScaledBlocks",
+    "block_scales",
+    "error_weights",
+    "normalize",
+    "round_scales",
+    "scale_blocks",
+]
 
 # A search tries these shares of the absmax scale. Below a half the clipped numbers always
 # cost more; above one a coarse format may still find its levels better placed.
@@ -84,7 +91,7 @@ def scale_blocks(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = Non
     best, *others = (_scale(blocks, single, weights) for single in scheme.by_format)
     if not others:
         return ScaledBlocks(best, None)
-    spread = _error_weights(blocks, scheme, weights)
+    spread = error_weights(blocks, scheme, weights)
     # Relative to the block's largest, so that squares of small numbers do not vanish.
     largest = blocks.abs().amax(dim=-1)
     unit = torch.where(largest == 0, 1.0, largest)
@@ -107,7 +114,7 @@ def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     if weights is not None and not rule.weighted:
         raise SchemeError(f"weights were given, but scale rule {rule.name!r} takes none")
     if rule.searches:
-        return _searched(blocks, scheme, _error_weights(blocks, scheme, weights))
+        return _searched(blocks, scheme, error_weights(blocks, scheme, weights))
     return round_scales(
         _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format),
         scheme.scale_dtype,
@@ -115,11 +122,20 @@ def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     )
 
 
-def _error_weights(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor | None:
-    """What each squared error weighs: the given weights times the rule's power of magnitude."""
+def error_weights(
+    blocks: Tensor, scheme: Scheme, weights: Tensor | None, *, relative: bool = True
+) -> Tensor | None:
+    """What each squared error weighs: the given weights times the rule's power of magnitude.
+
+    Relative to the block's largest magnitude, unless blocks are to be weighed against each
+    other. None means ones.
+    """
     power = scheme.scale_rule.magnitude_power
     if not power:
         return weights
+    if not relative:
+        own = blocks.abs().pow(power)
+        return own if weights is None else own * weights
     largest = blocks.abs().amax(dim=-1, keepdim=True)
     own = (blocks / torch.where(largest == 0, 1.0, largest)).abs_().pow_(power)
     return own if weights is None else own * weights
