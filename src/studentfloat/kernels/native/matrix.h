@@ -58,6 +58,7 @@ class PackedMatrix {
 
  private:
   void pack_group(const uint8_t* packed, int64_t group);
+  // Of one group: `packed` begins with its first row.
   void unpack_group(uint8_t* packed, int64_t group) const;
   // Whether the bytes of a row are the bytes of its lines, one after the other.
   bool rows_are_lines() const;

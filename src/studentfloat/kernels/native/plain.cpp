@@ -1,31 +1,98 @@
 // Plain C++: for every machine, and the measure of the others.
 
-#include <cstring>
-
 #include "kernels.h"
 
 namespace studentfloat {
 
+#include "scalars.inl"
+#include "prepare.inl"
+#include "read.inl"
+
 namespace {
 
-float float_of_bfloat16(uint16_t half) {
-  uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
+// See codec.inl. Sixteen numbers at a time, so that the compiler may use what vectors there are.
+struct Lanes {
+  static constexpr int64_t kWidth = 16;
+  const Encoder& e;
 
-float float_of_float16(uint16_t half) {
-  uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31, mantissa = half & 1023;
-  if (exponent == 0) {
-    float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -value : value;
+  explicit Lanes(const Encoder& encoder) : e(encoder) {}
+
+  // The greatest number and the least, no less and no greater than what is there already.
+  bool extremes(const float* x, int64_t count, float* greatest, float* least) const {
+    float above[kWidth], below[kWidth];
+    uint32_t magnitude[kWidth] = {};
+    for (int64_t l = 0; l < kWidth; ++l) above[l] = *greatest, below[l] = *least;
+    int64_t i = 0;
+    for (; i + kWidth <= count; i += kWidth) {
+      for (int64_t l = 0; l < kWidth; ++l) {
+        float v = x[i + l];
+        uint32_t bits = bits_of(v) & 0x7FFFFFFF;
+        above[l] = v > above[l] ? v : above[l];
+        below[l] = v < below[l] ? v : below[l];
+        magnitude[l] = bits > magnitude[l] ? bits : magnitude[l];
+      }
+    }
+    for (int64_t l = 0; i < count; ++i, ++l) {
+      float v = x[i];
+      uint32_t bits = bits_of(v) & 0x7FFFFFFF;
+      above[l] = v > above[l] ? v : above[l];
+      below[l] = v < below[l] ? v : below[l];
+      magnitude[l] = bits > magnitude[l] ? bits : magnitude[l];
+    }
+    uint32_t most = 0;
+    for (int64_t l = 0; l < kWidth; ++l) {
+      *greatest = above[l] > *greatest ? above[l] : *greatest;
+      *least = below[l] < *least ? below[l] : *least;
+      most = magnitude[l] > most ? magnitude[l] : most;
+    }
+    return most < 0x7F800000;
   }
-  uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
+
+  void encode(const float* x, int64_t count, float divisor, uint8_t* codes) const {
+    for (int64_t i = 0; i < count; i += kWidth) {
+      float quotients[kWidth] = {};
+      int32_t levels[kWidth] = {};
+      int64_t many = count - i < kWidth ? count - i : kWidth;
+      if (many == kWidth) {
+        for (int64_t l = 0; l < kWidth; ++l) quotients[l] = x[i + l] / divisor;
+      } else {
+        for (int64_t l = 0; l < many; ++l) quotients[l] = x[i + l] / divisor;
+      }
+      for (int t = 0; t < e.thresholds_used; ++t)
+        for (int64_t l = 0; l < kWidth; ++l) levels[l] += quotients[l] > e.thresholds[t];
+      for (int64_t l = 0; l < many; ++l) codes[i + l] = e.codes[levels[l]];
+    }
+  }
+};
+
+struct LookUp {
+  const float* table;
+  OutType type;
+
+  LookUp(const float* values, OutType out) : table(values), type(out) {}
+
+  void put(float value, float* out) const { *out = value; }
+  void put(float value, uint16_t* out) const {
+    *out = type == OutType::bfloat16 ? bfloat16_of_float(value) : float16_of_float(value);
+  }
+
+  template <class Out>
+  void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
+    for (int64_t i = 0; i < count; ++i) put(table[codes[i]] * scale, out + i);
+  }
+
+  template <class Out>
+  void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
+    for (int64_t i = 0; i < count; ++i)
+      put(table[packed[i / 2] >> 4 * (i % 2) & 15] * scale, out + i);
+  }
+};
+
+}  // namespace
+
+#include "codec.inl"
+
+namespace {
 
 void load_scales(const Matrix& m, int64_t at, float* scales) {
   for (int64_t r = 0; r < kRows; ++r) {
@@ -122,6 +189,9 @@ void multiply(const Matrix& m, const Activations& x, float* out, int64_t stride,
 
 }  // namespace
 
-const InstructionSet kPlain = {"plain", multiply<Float32>, multiply<Bfloat16>, multiply<Int8>};
+const InstructionSet kPlain = {
+    "plain",         multiply<Float32>, multiply<Bfloat16>, multiply<Int8>, prepare_float32,
+    prepare_bfloat16, prepare_int8,     encode,             decode,         read_bytes,
+};
 
 }  // namespace studentfloat
