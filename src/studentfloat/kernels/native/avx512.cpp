@@ -21,18 +21,20 @@ ALWAYS_INLINE __mmask16 first_lanes(int64_t count) {
 // See codec.inl.
 struct Lanes {
   __m512 thresholds, middle, three, eleven;
-  __m512i codes;
+  __m512i codes, magnitude;  // magnitude: the greatest seen, as bits
 
   explicit Lanes(const Encoder& e)
       : thresholds(_mm512_loadu_ps(e.thresholds)),
         middle(_mm512_set1_ps(e.thresholds[7])),
         three(_mm512_set1_ps(e.thresholds[3])),
         eleven(_mm512_set1_ps(e.thresholds[11])),
-        codes(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e.codes)))) {}
+        codes(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e.codes)))),
+        magnitude(_mm512_setzero_si512()) {}
 
-  bool extremes(const float* x, int64_t count, float* greatest, float* least) const {
-    __m512 above = _mm512_set1_ps(*greatest), below = _mm512_set1_ps(*least);
-    __m512i magnitude = _mm512_setzero_si512();
+  bool all_finite() const { return _mm512_reduce_max_epu32(magnitude) < 0x7F800000; }
+
+  ALWAYS_INLINE void extremes(const float* x, int64_t count, float* greatest, float* least) {
+    __m512 above = _mm512_setzero_ps(), below = above;
     const __m512i number = _mm512_set1_epi32(0x7FFFFFFF);
     for (int64_t i = 0; i < count; i += 16) {
       __m512 v = _mm512_maskz_loadu_ps(first_lanes(count - i), x + i);
@@ -41,9 +43,15 @@ struct Lanes {
       magnitude =
           _mm512_max_epu32(magnitude, _mm512_and_si512(_mm512_castps_si512(v), number));
     }
-    *greatest = _mm512_reduce_max_ps(above);
-    *least = _mm512_reduce_min_ps(below);
-    return _mm512_reduce_max_epu32(magnitude) < 0x7F800000;
+    // Both at once: the upper half of a register is for the least, negated.
+    __m512 negated = _mm512_sub_ps(_mm512_setzero_ps(), below);
+    __m512 both = _mm512_max_ps(_mm512_shuffle_f32x4(above, negated, 0x44),
+                                _mm512_shuffle_f32x4(above, negated, 0xEE));
+    both = _mm512_max_ps(both, _mm512_shuffle_f32x4(both, both, 0xB1));
+    both = _mm512_max_ps(both, _mm512_permute_ps(both, 0x4E));
+    both = _mm512_max_ps(both, _mm512_permute_ps(both, 0xB1));
+    *greatest = _mm512_cvtss_f32(both);
+    *least = -_mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
   }
 
   // Four steps of a binary search in a register.
@@ -62,7 +70,7 @@ struct Lanes {
     return at;
   }
 
-  void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
+  ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
     const __m512 by = _mm512_set1_ps(divisor);
     for (int64_t i = 0; i < count; i += 16) {
       __mmask16 lanes = first_lanes(count - i);
@@ -77,10 +85,18 @@ struct LookUp {
   __m512 table;
   OutType type;
 
-  LookUp(const float* values, OutType out) : table(_mm512_loadu_ps(values)), type(out) {}
+  bool stream;
+
+  LookUp(const float* values, OutType out, bool streams)
+      : table(_mm512_loadu_ps(values)), type(out), stream(streams) {}
+
+  void finish() const {
+    if (stream) _mm_sfence();
+  }
 
   ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, float* out) const {
-    _mm512_mask_storeu_ps(out, lanes, v);
+    if (stream) _mm512_stream_ps(out, v);
+    else _mm512_mask_storeu_ps(out, lanes, v);
   }
 
   ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, uint16_t* out) const {
@@ -94,7 +110,8 @@ struct LookUp {
       __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
       halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
     }
-    _mm256_mask_storeu_epi16(out, lanes, halves);
+    if (stream) _mm256_stream_si256(reinterpret_cast<__m256i*>(out), halves);
+    else _mm256_mask_storeu_epi16(out, lanes, halves);
   }
 
   template <class Out>

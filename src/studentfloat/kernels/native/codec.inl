@@ -20,32 +20,38 @@ inline float divide_outward(float peak, float extreme) {
   return too_small ? float_of_bits(next) : scale;
 }
 
-inline float round_scale(float scale, ScaleType type, bool away) {
-  if (type == ScaleType::float32) return scale;
-  bool brain = type == ScaleType::bfloat16;
-  uint16_t half = brain ? bfloat16_of_float(scale) : float16_of_float(scale);
-  float rounded = brain ? float_of_bfloat16(half) : float_of_float16(half);
-  if (away && __builtin_fabsf(rounded) < __builtin_fabsf(scale)) {
-    half = static_cast<uint16_t>(half + 1);
-    rounded = brain ? float_of_bfloat16(half) : float_of_float16(half);
-  }
-  return rounded;
+template <ScaleType T>
+inline float round_scale(float scale, bool away) {
+  if constexpr (T == ScaleType::float32) return scale;
+  auto wide = T == ScaleType::bfloat16 ? float_of_bfloat16 : float_of_float16;
+  uint16_t half = T == ScaleType::bfloat16 ? bfloat16_of_float(scale) : float16_of_float(scale);
+  uint16_t next = static_cast<uint16_t>(half + 1);
+  bool shrunk = __builtin_fabsf(wide(half)) < __builtin_fabsf(scale);
+  return wide(away && shrunk ? next : half);
 }
 
-inline float block_scale(const Encoder& e, float greatest, float least) {
-  float scale = 0;
-  if (e.rule == ScaleRule::absmax) {
+template <ScaleRule R>
+inline float unrounded_scale(const Encoder& e, float greatest, float least) {
+  if constexpr (R == ScaleRule::absmax) {
     float above = divide_outward(greatest, e.maximum), below = divide_outward(least, e.minimum);
     // A side on which the format has no level puts no bound on the scale.
-    if (e.minimum >= 0) scale = above;
-    else if (e.maximum <= 0) scale = below;
-    else scale = above > below ? above : below;
-  } else if (e.rule == ScaleRule::magnitude) {
-    scale = (greatest > -least ? greatest : -least) / e.maximum;
+    if (e.minimum >= 0) return above;
+    if (e.maximum <= 0) return below;
+    return above > below ? above : below;
+  } else if constexpr (R == ScaleRule::magnitude) {
+    return (greatest > -least ? greatest : -least) / e.maximum;
   } else {
-    scale = divide_outward(greatest >= -least ? greatest : least, e.peak);
+    return divide_outward(greatest >= -least ? greatest : least, e.peak);
   }
-  return round_scale(scale, e.scale_type, e.rounds_away) + 0.0f;  // a zero is positive
+}
+
+template <ScaleRule R, ScaleType T>
+inline void block_scales(const Encoder& e, const float* greatest, const float* least,
+                         float* scales) {
+  for (int64_t i = 0; i < kBlocks; ++i) {
+    float scale = unrounded_scale<R>(e, greatest[i], least[i]);
+    scales[i] = round_scale<T>(scale, e.rounds_away) + 0.0f;  // a zero is positive
+  }
 }
 
 // Codes as bytes to packed bytes; a stretch of codes that begins on a whole byte.
@@ -91,25 +97,26 @@ inline void unpack_codes(const uint8_t* packed, int64_t count, int bits, uint8_t
 }
 
 // One row. Codes are packed by stretches, which end on whole bytes wherever blocks end.
-inline bool encode_row(const Encoder& e, const Lanes& lanes, const float* x, int64_t columns,
-                       int64_t block_size, uint8_t* packed, float* scales) {
+template <ScaleRule R, ScaleType T>
+void encode_row(const Encoder& e, Lanes& lanes, const float* x, int64_t columns,
+                int64_t block_size, uint8_t* packed, float* scales) {
   uint8_t codes[kStretch];
   int64_t waiting = 0;
-  bool finite = true;
   int64_t blocks = (columns + block_size - 1) / block_size;
   for (int64_t b = 0; b < blocks; b += kBlocks) {
     int64_t many = blocks - b < kBlocks ? blocks - b : kBlocks;
-    float greatest[kBlocks] = {}, least[kBlocks] = {};
+    float greatest[kBlocks] = {}, least[kBlocks] = {}, found[kBlocks];
     for (int64_t i = 0; i < many; ++i) {
       int64_t start = (b + i) * block_size;
       int64_t size = columns - start < block_size ? columns - start : block_size;
-      finite &= lanes.extremes(x + start, size, &greatest[i], &least[i]);
+      lanes.extremes(x + start, size, &greatest[i], &least[i]);
     }
-    for (int64_t i = 0; i < many; ++i) scales[b + i] = block_scale(e, greatest[i], least[i]);
+    block_scales<R, T>(e, greatest, least, found);
     for (int64_t i = 0; i < many; ++i) {
       int64_t start = (b + i) * block_size;
       int64_t size = columns - start < block_size ? columns - start : block_size;
-      float divisor = scales[b + i] == 0 ? __builtin_inff() : scales[b + i];
+      scales[b + i] = found[i];
+      float divisor = found[i] == 0 ? __builtin_inff() : found[i];
       while (size > 0) {
         int64_t fit = kStretch - waiting < size ? kStretch - waiting : size;
         lanes.encode(x + start, fit, divisor, codes + waiting);
@@ -125,18 +132,34 @@ inline bool encode_row(const Encoder& e, const Lanes& lanes, const float* x, int
     }
   }
   pack_codes(codes, waiting, e.bits, packed);
-  return finite;
 }
 
-int encode(const Encoder& e, const Rows& rows, int64_t first, int64_t last) {
+template <ScaleRule R, ScaleType T>
+bool encode_rows(const Encoder& e, const Rows& rows, int64_t first, int64_t last) {
   Lanes lanes(e);
   int64_t width = (rows.columns * e.bits + 7) / 8;
   int64_t blocks = (rows.columns + rows.block_size - 1) / rows.block_size;
-  bool finite = true;
   for (int64_t r = first; r < last; ++r) {
-    finite &= encode_row(e, lanes, rows.numbers + r * rows.columns, rows.columns, rows.block_size,
-                         rows.packed + r * width, rows.scales + r * blocks);
+    encode_row<R, T>(e, lanes, rows.numbers + r * rows.columns, rows.columns, rows.block_size,
+                     rows.packed + r * width, rows.scales + r * blocks);
   }
+  return lanes.all_finite();
+}
+
+template <ScaleRule R>
+bool encode_by_type(const Encoder& e, const Rows& rows, int64_t first, int64_t last) {
+  switch (e.scale_type) {
+    case ScaleType::bfloat16: return encode_rows<R, ScaleType::bfloat16>(e, rows, first, last);
+    case ScaleType::float16: return encode_rows<R, ScaleType::float16>(e, rows, first, last);
+    default: return encode_rows<R, ScaleType::float32>(e, rows, first, last);
+  }
+}
+
+int encode(const Encoder& e, const Rows& rows, int64_t first, int64_t last) {
+  bool finite = e.rule == ScaleRule::absmax ? encode_by_type<ScaleRule::absmax>(e, rows, first, last)
+                : e.rule == ScaleRule::magnitude
+                    ? encode_by_type<ScaleRule::magnitude>(e, rows, first, last)
+                    : encode_by_type<ScaleRule::signed_peak>(e, rows, first, last);
   return finite ? 0 : kNotFinite;
 }
 
@@ -169,9 +192,13 @@ void decode_rows(const PackedRows& rows, const LookUp& look_up, int64_t first, i
 }
 
 void decode(const PackedRows& rows, int64_t first, int64_t last) {
-  LookUp look_up(rows.table, rows.type);
+  // Streaming stores want whole, aligned vectors.
+  bool whole = reinterpret_cast<uintptr_t>(rows.out) % 64 == 0 && rows.columns % 32 == 0 &&
+               rows.block_size % 32 == 0;
+  LookUp look_up(rows.table, rows.type, rows.stream && whole);
   if (rows.type == OutType::float32) decode_rows<float>(rows, look_up, first, last);
   else decode_rows<uint16_t>(rows, look_up, first, last);
+  look_up.finish();
 }
 
 }  // namespace

@@ -99,6 +99,7 @@ struct PackedRows {
   const float* table;                 // 16 values
   OutType type;
   void* out;
+  bool stream;                        // whether `out` will be out of the caches before it is read
 };
 
 // Returns 0, or kNotFinite, in which case the output means nothing.

@@ -63,13 +63,21 @@ uint8_t* scratch(int which, size_t size) {
 
 }  // namespace
 
+void advise_huge_pages(void* bytes, size_t size) {
+#if defined(__linux__)
+  uintptr_t first = round_up(reinterpret_cast<uintptr_t>(bytes), kHugePage);
+  uintptr_t last = (reinterpret_cast<uintptr_t>(bytes) + size) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)bytes, (void)size;
+#endif
+}
+
 Buffer::Buffer(size_t size) : size_(size) {
   size_t alignment = size >= kHugePage ? kHugePage : 64;
   data_ = static_cast<uint8_t*>(std::aligned_alloc(alignment, round_up(std::max(size, size_t{1}), alignment)));
   if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-  if (alignment == kHugePage) madvise(data_, round_up(size, alignment), MADV_HUGEPAGE);
-#endif
+  advise_huge_pages(data_, round_up(size, alignment));
 }
 
 Buffer::~Buffer() { std::free(data_); }
@@ -256,7 +264,7 @@ void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* o
       // Where row 0 of the group would be.
       auto place = static_cast<uint8_t*>(out) +
                    (g * kRows - first) * m.columns * static_cast<int64_t>(width);
-      PackedRows rows{m.columns, block_size_, bits_, packed, scales, m.table, type, place};
+      PackedRows rows{m.columns, block_size_, bits_, packed, scales, m.table, type, place, false};
       set.decode(rows, begin, end);
     }
   });

@@ -24,6 +24,9 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Output of more bytes than a cache will hold until somebody reads it.
+constexpr int64_t kStreamFrom = int64_t{8} << 20;
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -82,12 +85,16 @@ NB_MODULE(_native, module) {
                        at<const float>(scales),
                        at<const float>(table),
                        static_cast<OutType>(type),
-                       at<void>(out)};
+                       at<void>(out),
+                       rows * columns * 4 > kStreamFrom};
         const InstructionSet& set = active_set();
         parallel_for(rows, threads,
                      [&](int64_t first, int64_t last) { set.decode(job, first, last); });
       },
       release());
+  module.def("advise_huge_pages", [](uintptr_t bytes, size_t size) {
+    advise_huge_pages(at<void>(bytes), size);
+  });
   module.def(
       "read",
       [](uintptr_t bytes, int64_t count, int threads) {

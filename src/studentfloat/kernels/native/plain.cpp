@@ -14,13 +14,19 @@ namespace {
 struct Lanes {
   static constexpr int64_t kWidth = 16;
   const Encoder& e;
+  uint32_t magnitude[kWidth] = {};  // the greatest seen, as bits
 
   explicit Lanes(const Encoder& encoder) : e(encoder) {}
 
+  bool all_finite() const {
+    uint32_t most = 0;
+    for (int64_t l = 0; l < kWidth; ++l) most = magnitude[l] > most ? magnitude[l] : most;
+    return most < 0x7F800000;
+  }
+
   // The greatest number and the least, no less and no greater than what is there already.
-  bool extremes(const float* x, int64_t count, float* greatest, float* least) const {
+  void extremes(const float* x, int64_t count, float* greatest, float* least) {
     float above[kWidth], below[kWidth];
-    uint32_t magnitude[kWidth] = {};
     for (int64_t l = 0; l < kWidth; ++l) above[l] = *greatest, below[l] = *least;
     int64_t i = 0;
     for (; i + kWidth <= count; i += kWidth) {
@@ -39,13 +45,10 @@ struct Lanes {
       below[l] = v < below[l] ? v : below[l];
       magnitude[l] = bits > magnitude[l] ? bits : magnitude[l];
     }
-    uint32_t most = 0;
     for (int64_t l = 0; l < kWidth; ++l) {
       *greatest = above[l] > *greatest ? above[l] : *greatest;
       *least = below[l] < *least ? below[l] : *least;
-      most = magnitude[l] > most ? magnitude[l] : most;
     }
-    return most < 0x7F800000;
   }
 
   void encode(const float* x, int64_t count, float divisor, uint8_t* codes) const {
@@ -69,7 +72,9 @@ struct LookUp {
   const float* table;
   OutType type;
 
-  LookUp(const float* values, OutType out) : table(values), type(out) {}
+  LookUp(const float* values, OutType out, bool) : table(values), type(out) {}
+
+  void finish() const {}
 
   void put(float value, float* out) const { *out = value; }
   void put(float value, uint16_t* out) const {
