@@ -19,10 +19,15 @@ SURFACE = {
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
+        *("LowRank", "Outliers", "QuantizedWeight"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
+    ],
+    "studentfloat.kernels": [
+        *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
     ],
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
+        *("QuantizedBlock", "QuantizedModel"),
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
     "studentfloat.evaluate": [

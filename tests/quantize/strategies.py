@@ -12,6 +12,7 @@ from studentfloat.quantize.scheme import SCALE_DTYPES
 from tests.formats.test_format import formats
 
 DIRECT_RULES = [rule.name for rule in SCALE_RULES.values() if not rule.searches]
+UNWEIGHTED_RULES = [rule.name for rule in SCALE_RULES.values() if not rule.weighted]
 
 
 @st.composite

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from studentfloat.quantize.packing import pack_codes, unpack_codes
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
+    from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
 
 __all__ = [
     "ROW",
     "SCALE_DTYPES",
     "SCALE_RULES",
     "TENSOR",
+    "LowRank",
+    "Outliers",
     "QuantizedTensor",
+    "QuantizedWeight",
     "Scheme",
     "block_scales",
     "fake_quantize",
@@ -37,6 +41,9 @@ _HOMES = {
     "block_scales": "scales",
     "pack_codes": "packing",
     "unpack_codes": "packing",
+    "LowRank": "weight",
+    "Outliers": "weight",
+    "QuantizedWeight": "weight",
 }
 
 

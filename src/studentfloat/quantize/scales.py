@@ -17,7 +17,7 @@ from studentfloat.formats import Format
 from studentfloat.quantize.rounding import level_values, nearest_level
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
-__all__ = ["block_scales", "normalize", "round_scales"]
+__all__ = ["ScaledBlocks", "block_scales", "normalize", "round_scales", "scale_blocks"]
 
 # A search tries these shares of the absmax scale. Below a half the clipped numbers always
 # cost more; above one a coarse format may still find its levels better placed.
@@ -30,7 +30,7 @@ _E8M0_LEAST, _E8M0_GREATEST = -127, 127
 
 
 def block_scales(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = None) -> Tensor:
-    """Scale of each block.
+    """Scale of each block: those of :func:`scale_blocks`.
 
     Parameters
     ----------
@@ -53,18 +53,74 @@ def block_scales(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = Non
     SchemeError
         If a weighted rule has no weights, or weights come without a weighted rule.
     """
+    return scale_blocks(blocks, scheme, weights=weights).scales
+
+
+class ScaledBlocks(NamedTuple):
+    """Scales of blocks, and which of the scheme's formats each took.
+
+    Attributes
+    ----------
+    scales
+        Of shape ``(...)``.
+    selectors
+        uint8, of shape ``(...)``: index into :attr:`Scheme.formats`; None where there is
+        one format only.
+    """
+
+    scales: Tensor
+    selectors: Tensor | None
+
+
+def scale_blocks(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = None) -> ScaledBlocks:
+    """Scale each block, and choose its format where the scheme has several.
+
+    The choice is by least squared error under the scale rule, weighted as the rule says;
+    of equal errors the first format has it. Parameters and errors as for
+    :func:`block_scales`.
+    """
+    best, *others = (_scale(blocks, single, weights) for single in scheme.by_format)
+    if not others:
+        return ScaledBlocks(best, None)
+    spread = _error_weights(blocks, scheme, weights)
+    # Relative to the block's largest, so that squares of small numbers do not vanish.
+    largest = blocks.abs().amax(dim=-1)
+    unit = torch.where(largest == 0, 1.0, largest)
+    relative = blocks / unit[..., None]
+    error, _ = _block_error(relative, best / unit, scheme.format, spread)
+    selectors = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for i, scales in enumerate(others, start=1):
+        its_error, _ = _block_error(relative, scales / unit, scheme.formats[i], spread)
+        better = its_error < error
+        best = torch.where(better, scales, best)
+        error = torch.where(better, its_error, error)
+        selectors = torch.where(better, i, selectors)
+    return ScaledBlocks(best, selectors)
+
+
+def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     rule = scheme.scale_rule
     if rule.weighted and weights is None:
         raise SchemeError(f"scale rule {rule.name!r} needs one weight per element: none were given")
     if weights is not None and not rule.weighted:
         raise SchemeError(f"weights were given, but scale rule {rule.name!r} takes none")
     if rule.searches:
-        return _searched(blocks, scheme, weights)
+        return _searched(blocks, scheme, _error_weights(blocks, scheme, weights))
     return round_scales(
         _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format),
         scheme.scale_dtype,
         away=rule.rounds_away,
     )
+
+
+def _error_weights(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor | None:
+    """What each squared error weighs: the given weights times the rule's power of magnitude."""
+    power = scheme.scale_rule.magnitude_power
+    if not power:
+        return weights
+    largest = blocks.abs().amax(dim=-1, keepdim=True)
+    own = (blocks / torch.where(largest == 0, 1.0, largest)).abs_().pow_(power)
+    return own if weights is None else own * weights
 
 
 def normalize(blocks: Tensor, scales: Tensor) -> Tensor:

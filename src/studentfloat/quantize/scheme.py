@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -23,6 +23,8 @@ __all__ = [
 
 ROW: Literal["row"] = "row"
 TENSOR: Literal["tensor"] = "tensor"
+# A selector is packed like codes, in at most eight bits.
+_MOST_FORMATS = 256
 BlockSize: TypeAlias = int | Literal["row", "tensor"]
 
 
@@ -43,6 +45,8 @@ class ScaleRule:
         quantized themselves afterwards.
     weighted
         Whether it needs one weight per element.
+    magnitude_power
+        A search weighs each squared error by the number's own magnitude to this power.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ScaleRule:
     rounds_away: bool = False
     searches: bool = False
     weighted: bool = False
+    magnitude_power: float = 0.0
 
 
 _RULES = (
@@ -83,6 +88,21 @@ _RULES = (
         signed=True,
         searches=True,
         weighted=True,
+    ),
+    ScaleRule(
+        "x2-mse",
+        "as mse, each squared error weighted by the number's own square",
+        signed=True,
+        searches=True,
+        magnitude_power=2.0,
+    ),
+    ScaleRule(
+        "weighted-x2-mse",
+        "as x2-mse, each squared error weighted by a number given per element besides",
+        signed=True,
+        searches=True,
+        weighted=True,
+        magnitude_power=2.0,
     ),
 )
 
@@ -123,12 +143,14 @@ def _two_level_e4m3() -> Scheme:
 
 @dataclass(frozen=True)
 class Scheme:
-    """Format, block size, axis, scale rule and scale type.
+    """Format, block size, axis, scale rule, scale type and alternative formats.
 
     Parameters
     ----------
     format
-        A :class:`~studentfloat.formats.Format`, the name of one, or a ``.toml`` file.
+        A :class:`~studentfloat.formats.Format`, the name of one, or a ``.toml`` file; or
+        several names with ``|`` between them (``e2m1+sp|e2m1+sr``): the first is the
+        format, the others are `alternatives`.
     block_size
         How many consecutive numbers share a scale: a positive number, "row" (all along
         `axis`) or "tensor". A last block that is shorter is quantized as it is.
@@ -141,6 +163,10 @@ class Scheme:
         One of :data:`SCALE_DTYPES`; "e4m3" for E4M3 scales under one float32 scale
         per tensor (as NVFP4 has them); or a Scheme by which the scales themselves are
         quantized (double quantization), see :meth:`with_double_quantization`.
+    alternatives
+        Other formats of as many bits: each block takes the one of :attr:`formats` that
+        has the least error under the scale rule, and stores which in
+        :attr:`selector_bits`. As in BitMoD (arXiv 2411.11745).
 
     Raises
     ------
@@ -158,6 +184,7 @@ class Scheme:
     axis: int = -1
     scale_rule: ScaleRule = field(default=SCALE_RULES["absmax"])
     scale_dtype: ScaleDtype | Scheme = field(default=SCALE_DTYPES["float32"])
+    alternatives: tuple[Format, ...] = ()
 
     def __init__(
         self,
@@ -166,9 +193,13 @@ class Scheme:
         axis: int = -1,
         scale_rule: ScaleRule | str = "absmax",
         scale_dtype: ScaleDtype | Scheme | str = "float32",
+        *,
+        alternatives: Iterable[Format | str] = (),
     ) -> None:
         set_field = object.__setattr__
-        set_field(self, "format", resolve_format(format))
+        formats = [*_formats(format), *(resolve_format(other) for other in alternatives)]
+        set_field(self, "format", formats[0])
+        set_field(self, "alternatives", tuple(formats[1:]))
         set_field(self, "block_size", _block_size(block_size))
         set_field(self, "axis", axis)
         set_field(self, "scale_rule", _scale_rule(scale_rule))
@@ -176,6 +207,9 @@ class Scheme:
         self._check()
 
     def _check(self) -> None:
+        self._check_alternatives()
+        for single in self.by_format[1:]:
+            single._check()
         if self.format.maximum <= 0 and self.scale_rule.name == "published":
             raise SchemeError(
                 f"scale rule 'published' divides by the greatest value, which in format "
@@ -187,6 +221,42 @@ class Scheme:
                 f"{self.format.name!r}, which {self.scale_dtype_name} cannot hold: use "
                 "'absmax', or scales in bfloat16"
             )
+
+    def _check_alternatives(self) -> None:
+        for i, other in enumerate(self.alternatives):
+            if other.bits != self.format.bits:
+                raise SchemeError(
+                    f"format {other.name!r} has {other.bits} bits, but {self.format.name!r} has "
+                    f"{self.format.bits}: the formats that a block chooses among have equally many"
+                )
+            if other in self.formats[: i + 1]:
+                raise SchemeError(f"format {other.name!r} is given twice among the alternatives")
+        if len(self.formats) > _MOST_FORMATS:
+            raise SchemeError(
+                f"{len(self.formats)} formats to choose among: at most {_MOST_FORMATS}"
+            )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats that a block chooses among: `format` and `alternatives`."""
+        return (self.format, *self.alternatives)
+
+    @property
+    def by_format(self) -> tuple[Scheme, ...]:
+        """One scheme without alternatives for each of :attr:`formats`."""
+        if not self.alternatives:
+            return (self,)
+        return tuple(replace_scheme(self, format=f, alternatives=()) for f in self.formats)
+
+    @property
+    def selector_bits(self) -> int:
+        """Bits that a block stores to say which format it took; 0 where there is one only."""
+        return (len(self.formats) - 1).bit_length()
+
+    @property
+    def format_name(self) -> str:
+        """Names of :attr:`formats` with ``|`` between them."""
+        return "|".join(f.name for f in self.formats)
 
     @property
     def _scale_dtype_holds_sign(self) -> bool:
@@ -201,7 +271,7 @@ class Scheme:
         Not for a symmetric format, which gains nothing by it; nor where a search may do
         without, because the scale type holds no sign.
         """
-        if not self.scale_rule.signed or self.format.is_symmetric:
+        if not self.scale_rule.signed or all(f.is_symmetric for f in self.formats):
             return False
         return self._scale_dtype_holds_sign or not self.scale_rule.searches
 
@@ -228,6 +298,12 @@ class Scheme:
 def replace_scheme(scheme: Scheme, **changes: object) -> Scheme:
     """A scheme with some parts replaced (``dataclasses.replace``)."""
     return replace(scheme, **changes)  # type: ignore[arg-type]
+
+
+def _formats(given: Format | str) -> list[Format]:
+    if isinstance(given, Format):
+        return [given]
+    return [resolve_format(name) for name in given.split("|")]
 
 
 def _block_size(value: BlockSize | str) -> BlockSize:

@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from studentfloat.errors import DataError, SchemeError
-from studentfloat.quantize.packing import pack_codes, unpack_codes
+from studentfloat.formats import Format
+from studentfloat.kernels import PackedMatrix
+from studentfloat.quantize.packing import pack_codes, packed_width, unpack_codes
 from studentfloat.quantize.rounding import (
     codes_of_levels,
     level_values,
     nearest_level,
     next_level_away,
 )
-from studentfloat.quantize.scales import block_scales, normalize
+from studentfloat.quantize.scales import ScaledBlocks, normalize, scale_blocks
 from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
 
 __all__ = ["QuantizedTensor", "fake_quantize", "quantize"]
@@ -28,6 +31,7 @@ _STORED_DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _E8M0_BIAS = 127
+_MOST_PACKED_BITS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,13 @@ class QuantizedTensor:
         of one row that holds them in row-major order.
     scheme, shape, dtype
         How it was made, and of what.
+    selectors
+        Which of the scheme's formats each block took: uint8, of shape ``(rows,
+        packed_width(blocks per row, selector bits))``; None where it has one only.
+    row_tables
+        Codebooks of the tensor's own: floating point, of shape ``(rows, 2**bits)``, or
+        ``(1, 2**bits)`` where all rows share one; a code is an index into its row's table,
+        which ascends. None where codes mean what the format says.
     """
 
     packed: Tensor
@@ -53,6 +64,20 @@ class QuantizedTensor:
     scheme: Scheme
     shape: tuple[int, ...]
     dtype: torch.dtype
+    selectors: Tensor | None = None
+    row_tables: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.row_tables is not None and self.scheme.alternatives:
+            raise SchemeError(
+                f"row tables take the place of the format: the scheme must have one, "
+                f"not {self.scheme.format_name}"
+            )
+        if (self.selectors is None) != (not self.scheme.alternatives):
+            raise SchemeError(
+                f"scheme with formats {self.scheme.format_name}: selectors are stored where "
+                "there is more than one, and only there"
+            )
 
     @property
     def row_length(self) -> int:
@@ -64,6 +89,15 @@ class QuantizedTensor:
         """The codes unpacked: uint8, of the tensor's own shape."""
         rows = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
         return _from_rows(rows, self.shape, self.scheme)
+
+    @property
+    def block_formats(self) -> Tensor:
+        """Index into ``scheme.formats`` of each block: uint8, ``(rows, blocks per row)``."""
+        blocks = sum(part.last - part.first for part in _blocks(self.row_length, self.scheme))
+        if self.selectors is None:
+            shape = (self.packed.shape[0], blocks)
+            return torch.zeros(shape, dtype=torch.uint8, device=self.packed.device)
+        return unpack_codes(self.selectors, self.scheme.selector_bits, blocks)
 
     def block_scales(self) -> Tensor:
         """The scales as numbers: float32, of shape ``(rows, blocks per row)``."""
@@ -83,29 +117,88 @@ class QuantizedTensor:
             Of the result; by default the type that was quantized.
         """
         compute = _compute_dtype(self.dtype)
-        table = torch.from_numpy(self.scheme.format.decode_table.copy())
-        table = table.to(dtype=compute, device=self.packed.device)
-        rows = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
-        values = table[rows.int()]
+        values = self._unscaled(compute)
         scales = self.block_scales().to(compute)
         for part in _blocks(self.row_length, self.scheme):
             _view(values, part).mul_(scales[:, part.first : part.last, None])
         return _from_rows(values, self.shape, self.scheme).to(dtype or self.dtype)
 
+    def packed_matrix(self) -> PackedMatrix:
+        """A matrix on the CPU, repacked for products with activations; this one stays as it is.
+
+        Raises
+        ------
+        SchemeError
+            If it is not a matrix with blocks along its rows, in codes of at most 4 bits that
+            mean the same everywhere.
+        """
+        blocks_along_rows = len(self.shape) == 2 and (
+            self.scheme.block_size != TENSOR and _axis(self.shape, self.scheme) == 1
+        )
+        if not blocks_along_rows or self.scheme.format.bits > _MOST_PACKED_BITS:
+            raise SchemeError(
+                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
+                f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
+                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
+            )
+        if self.selectors is not None or self.row_tables is not None:
+            raise SchemeError(
+                f"a tensor in {self.scheme.format_name} with selectors or row tables: packed "
+                "products take one table of values for the whole matrix"
+            )
+        # A special code is never produced: like a code without value it has no number.
+        table = self.scheme.format.decode_table
+        return PackedMatrix(
+            self.packed,
+            self.block_scales().cpu(),
+            np.where(np.isfinite(table), table, np.nan),
+            in_features=self.row_length,
+            block_size=_block_length(self.row_length, self.scheme),
+            bits=self.scheme.format.bits,
+        )
+
+    def _unscaled(self, dtype: torch.dtype) -> Tensor:
+        """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
+        codes = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
+        if self.row_tables is not None:
+            tables = self.row_tables.to(dtype).expand(len(codes), -1)
+            return tables.gather(1, codes.long())
+        tables = torch.stack(
+            [torch.from_numpy(f.decode_table.copy()) for f in self.scheme.formats]
+        ).to(dtype=dtype, device=codes.device)
+        if self.selectors is None:
+            return tables[0][codes.int()]
+        values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+        chosen = self.block_formats.int() << self.scheme.format.bits
+        flat = tables.reshape(-1)
+        for part in _blocks(self.row_length, self.scheme):
+            index = _view(codes, part).int() + chosen[:, part.first : part.last, None]
+            _view(values, part).copy_(flat[index])
+        return values
+
     @property
     def bits(self) -> int:
-        """All bits stored: codes with the padding of rows, and scales of every level.
+        """All bits stored: codes with the padding of rows, scales, selectors, tables of rows.
 
-        The format's own table, at most 256 numbers per model, is not counted.
+        The formats' own tables, at most 256 numbers each per model, are not counted.
         """
+        beside = 0
+        for part in (self.selectors, self.row_tables):
+            beside += 0 if part is None else 8 * part.numel() * part.element_size()
         if isinstance(self.scales, QuantizedTensor):
-            return 8 * self.packed.numel() + self.scales.bits
-        return 8 * (self.packed.numel() + self.scales.numel() * self.scales.element_size())
+            return 8 * self.packed.numel() + self.scales.bits + beside
+        stored = self.packed.numel() + self.scales.numel() * self.scales.element_size()
+        return 8 * stored + beside
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return torch.Size(self.shape).numel()
 
     @property
     def bits_per_weight(self) -> float:
         """:attr:`bits` over the number of weights."""
-        return self.bits / max(1, torch.Size(self.shape).numel())
+        return self.bits / max(1, self.numel)
 
 
 def quantize(
@@ -146,19 +239,20 @@ def quantize(
     >>> q.bits_per_weight
     12.0
     """
-    rows, scales, stored = _scaled_rows(tensor, scheme, weights, name)
+    rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
     for part in _blocks(rows.shape[1], scheme):
-        index = nearest_level(
-            normalize(_view(rows, part), scales[:, part.first : part.last]), scheme.format
-        )
-        _view(codes, part).copy_(codes_of_levels(index, scheme.format))
+        numbers = normalize(_view(rows, part), scaled.scales[:, part.first : part.last])
+        for among, number_format in _by_format(scaled.selectors, part, scheme):
+            its_codes = codes_of_levels(nearest_level(numbers, number_format), number_format)
+            _assign(_view(codes, part), its_codes, among)
     return QuantizedTensor(
         packed=pack_codes(codes, scheme.format.bits),
         scales=stored,
         scheme=scheme,
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
+        selectors=_pack_selectors(scaled.selectors, scheme),
     )
 
 
@@ -183,16 +277,19 @@ def fake_quantize(
     bits_per_weight
         Equal to ``quantize(...).bits_per_weight``.
     """
-    rows, scales, stored = _scaled_rows(tensor, scheme, weights, name)
-    levels = level_values(scheme.format, rows.dtype, rows.device)
+    rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     out = torch.empty_like(rows)
     for part in _blocks(rows.shape[1], scheme):
-        its_scales = scales[:, part.first : part.last]
-        index = nearest_level(normalize(_view(rows, part), its_scales), scheme.format)
-        torch.mul(levels[index.int()], its_scales[..., None], out=_view(out, part))
+        its_scales = scaled.scales[:, part.first : part.last]
+        numbers = normalize(_view(rows, part), its_scales)
+        for among, number_format in _by_format(scaled.selectors, part, scheme):
+            levels = level_values(number_format, rows.dtype, rows.device)
+            index = nearest_level(numbers, number_format)
+            _assign(_view(out, part), levels[index.int()], among)
+        _view(out, part).mul_(its_scales[..., None])
     stored_bits = QuantizedTensor(
         packed=torch.empty(
-            (rows.shape[0], -(-rows.shape[1] * scheme.format.bits // 8)),
+            (rows.shape[0], packed_width(rows.shape[1], scheme.format.bits)),
             dtype=torch.uint8,
             device="meta",
         ),
@@ -200,9 +297,33 @@ def fake_quantize(
         scheme=scheme,
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
+        selectors=_pack_selectors(scaled.selectors, scheme),
     )
     result = _from_rows(out, tuple(tensor.shape), scheme).to(tensor.dtype)
     return result, stored_bits.bits_per_weight
+
+
+def _by_format(
+    selectors: Tensor | None, part: _Part, scheme: Scheme
+) -> Iterator[tuple[Tensor | None, Format]]:
+    """Each format, and which blocks of a part took it: None for all, else (rows, blocks)."""
+    if selectors is None:
+        yield None, scheme.format
+        return
+    for i, number_format in enumerate(scheme.formats):
+        yield selectors[:, part.first : part.last] == i, number_format
+
+
+def _assign(target: Tensor, values: Tensor, among: Tensor | None) -> None:
+    """Copy values of shape ``(rows, blocks, size)`` where `among`, ``(rows, blocks)``, is true."""
+    if among is None:
+        target.copy_(values)
+    else:
+        torch.where(among[..., None], values, target, out=target)
+
+
+def _pack_selectors(selectors: Tensor | None, scheme: Scheme) -> Tensor | None:
+    return None if selectors is None else pack_codes(selectors, scheme.selector_bits)
 
 
 class _Part(NamedTuple):
@@ -241,8 +362,8 @@ def _view(rows: Tensor, part: _Part) -> Tensor:
 
 def _scaled_rows(
     tensor: Tensor, scheme: Scheme, weights: Tensor | None, name: str
-) -> tuple[Tensor, Tensor, Tensor | QuantizedTensor]:
-    """Rows to quantize, the scales as numbers that are really stored, and those as stored."""
+) -> tuple[Tensor, ScaledBlocks, Tensor | QuantizedTensor]:
+    """Rows to quantize, their blocks' scales as numbers that are really stored, and as stored."""
     _check_tensor(tensor, name)
     rows = _to_rows(tensor.to(_compute_dtype(tensor.dtype)), scheme)
     spread = None
@@ -250,19 +371,21 @@ def _scaled_rows(
         _check_weights(weights, tensor, name)
         spread = _to_rows(weights.to(rows.dtype).expand(tensor.shape), scheme)
     parts = [
-        block_scales(
+        scale_blocks(
             _view(rows, part),
             scheme,
             weights=None if spread is None else _view(spread, part),
         )
         for part in _blocks(rows.shape[1], scheme)
     ]
-    scales = torch.cat(parts, dim=1)
+    scales = torch.cat([part.scales for part in parts], dim=1)
+    chosen = [part.selectors for part in parts if part.selectors is not None]
     stored = _store_scales(scales, scheme, name)
     if isinstance(stored, QuantizedTensor):
         scales = stored.dequantize().to(rows.dtype).reshape(scales.shape)
     _check_range(scales, scheme, tensor.dtype, name)
-    return rows, scales, stored
+    selectors = torch.cat(chosen, dim=1) if chosen else None
+    return rows, ScaledBlocks(scales, selectors), stored
 
 
 def _store_scales(scales: Tensor, scheme: Scheme, name: str) -> Tensor | QuantizedTensor:
@@ -352,11 +475,12 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
 
 def _check_range(scales: Tensor, scheme: Scheme, dtype: torch.dtype, name: str) -> None:
     """A scale rounded up may take a block's extreme past the largest number of its type."""
-    reach = float(scales.abs().max()) * max(scheme.format.maximum, -scheme.format.minimum)
+    extreme = max(max(f.maximum, -f.minimum) for f in scheme.formats)
+    reach = float(scales.abs().max()) * extreme
     largest = torch.finfo(dtype).max
     if reach > largest * (1 + 1e-6):
         raise DataError(
-            f"{name} reaches {reach:g} in format {scheme.format.name!r} with scales in "
+            f"{name} reaches {reach:g} in format {scheme.format_name!r} with scales in "
             f"{scheme.scale_dtype_name}, beyond {largest:g}, the largest number of "
             f"{str(dtype).removeprefix('torch.')}: scale it down, or use a wider type"
         )

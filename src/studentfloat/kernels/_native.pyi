@@ -1,0 +1,35 @@
+"""What native/module.cpp offers. Addresses are of contiguous arrays that the caller has checked."""
+
+def instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def use_instruction_set(name: str) -> bool: ...
+def thread_source() -> str: ...
+
+class Matrix:
+    def __init__(
+        self,
+        packed: int,
+        scales: int,
+        table: int,
+        table_int8: int,
+        int8_step: float,
+        rows: int,
+        columns: int,
+        block_size: int,
+        bits: int,
+    ) -> None: ...
+    def multiply(
+        self,
+        x: int,
+        x_is_bfloat16: bool,
+        count: int,
+        out: int,
+        out_stride: int,
+        arithmetic: int,
+        threads: int,
+    ) -> None: ...
+    def dequantize(self, first: int, last: int, type: int, out: int, threads: int) -> None: ...
+    def unpack(self, packed: int) -> None: ...
+    def unpack_scales(self, scales: int) -> None: ...
+    @property
+    def bytes(self) -> int: ...

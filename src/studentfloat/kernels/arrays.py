@@ -1,0 +1,57 @@
+"""torch's and NumPy's arrays alike, without importing torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from studentfloat.errors import DataError
+
+__all__ = ["Array", "address", "default_threads", "dtype_name", "empty_like", "is_torch"]
+
+Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
+
+
+def is_torch(array: Array) -> bool:
+    """Whether it is a torch tensor (anything else counts as NumPy's)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def dtype_name(array: Array) -> str:
+    """The type's name without its library: "float32", "bfloat16" ..."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def address(array: Array, what: str) -> int:
+    """Where the numbers of a contiguous array in main memory begin."""
+    if is_torch(array):
+        if array.device.type != "cpu":
+            raise DataError(f"{what} is on {array.device}: the kernels are for the CPU")
+        if not array.is_contiguous():
+            raise DataError(f"{what} is not contiguous")
+        return int(array.data_ptr())
+    if not array.flags.c_contiguous:
+        raise DataError(f"{what} is not contiguous")
+    return int(array.ctypes.data)
+
+
+def empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    """A new array of the same library."""
+    if is_torch(array):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    return np.empty(shape, dtype=dtype)
+
+
+def default_threads() -> int:
+    """torch's number of threads where torch is in use, else the processors this process has."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

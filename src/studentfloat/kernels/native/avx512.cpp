@@ -1,0 +1,254 @@
+// AVX-512 with VNNI, VBMI and BF16: one line of 64 bytes is one register.
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace studentfloat {
+
+namespace {
+
+// How far ahead of the multiplication codes are fetched.
+constexpr int64_t kAhead = 32 * kLine;
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+template <ScaleType T>
+ALWAYS_INLINE __m512 load_scales(const void* scales, int64_t at) {
+  if constexpr (T == ScaleType::float32) {
+    return _mm512_loadu_ps(static_cast<const float*>(scales) + at * kRows);
+  } else {
+    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+        static_cast<const uint16_t*>(scales) + at * kRows));
+    if constexpr (T == ScaleType::float16) return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+}
+
+ALWAYS_INLINE __m512i load_word(const void* at) {
+  int32_t word;
+  __builtin_memcpy(&word, at, 4);
+  return _mm512_set1_epi32(word);
+}
+
+// Sums that are added to in turn, so that an addition need not wait for the one before: for one
+// column four; more columns are independent of each other already.
+template <int J>
+constexpr int kSums = J == 1 ? 4 : J <= 3 ? 2 : 1;
+
+template <int J>
+ALWAYS_INLINE __m512 add_up(const __m512 (&sums)[J][kSums<J>], int j) {
+  if constexpr (kSums<J> == 4) {
+    return _mm512_add_ps(_mm512_add_ps(sums[j][0], sums[j][1]),
+                         _mm512_add_ps(sums[j][2], sums[j][3]));
+  } else if constexpr (kSums<J> == 2) {
+    return _mm512_add_ps(sums[j][0], sums[j][1]);
+  } else {
+    return sums[j][0];
+  }
+}
+
+// Each arithmetic multiplies one line, and gives a block's sums as floats.
+template <int J>
+struct Float32 {
+  static constexpr int64_t kBytes = J * kCodes * 4;  // activations of a line
+  __m512 table;
+  __m512 sums[J][kSums<J>];
+
+  explicit ALWAYS_INLINE Float32(const Matrix& m) : table(_mm512_loadu_ps(m.table)) {}
+
+  ALWAYS_INLINE void line(__m512i codes, const char* x) {
+    const float* values = reinterpret_cast<const float*>(x);
+#pragma GCC unroll 8
+    for (int k = 0; k < kCodes; ++k) {
+      // The permutation looks at the lowest 4 bits of each lane alone.
+      __m512 weights = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4 * k), table);
+#pragma GCC unroll 8
+      for (int j = 0; j < J; ++j) {
+        __m512& sum = sums[j][k % kSums<J>];
+        sum = _mm512_fmadd_ps(weights, _mm512_set1_ps(values[j * kCodes + k]), sum);
+      }
+    }
+  }
+};
+
+template <int J>
+struct Bfloat16 {
+  static constexpr int64_t kBytes = J * kCodes * 2;
+  __m512i table;
+  __m512 sums[J][kSums<J>];
+
+  explicit ALWAYS_INLINE Bfloat16(const Matrix& m)
+      : table(_mm512_broadcast_i64x4(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(m.table_bfloat16)))) {}
+
+  ALWAYS_INLINE void line(__m512i codes, const char* x) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kCodes / 2; ++k) {
+      // 5 bits of each 16-bit lane count; the table is there twice, so the fifth does not.
+      __m512i weights = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4 * k), table);
+#pragma GCC unroll 8
+      for (int j = 0; j < J; ++j) {
+        __m512& sum = sums[j][k % kSums<J>];
+        sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights),
+                               reinterpret_cast<__m512bh>(load_word(x + (j * 4 + k) * 4)));
+      }
+    }
+  }
+};
+
+template <template <int> class Kind, int J, ScaleType T>
+ALWAYS_INLINE void float_group(const Matrix& m, const char* x, float* out, int64_t stride,
+                               int64_t g, __mmask16 rows) {
+  const uint8_t* codes = m.codes + g * m.lines * kLine;
+  Kind<J> kind(m);
+  __m512 total[J];
+  for (int j = 0; j < J; ++j) total[j] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < m.blocks; ++b) {
+    int64_t lines = b + 1 < m.blocks ? m.block_lines : m.last_lines;
+    for (int j = 0; j < J; ++j)
+      for (int s = 0; s < kSums<J>; ++s) kind.sums[j][s] = _mm512_setzero_ps();
+    for (int64_t l = 0; l < lines; ++l, codes += kLine, x += Kind<J>::kBytes) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+      kind.line(_mm512_loadu_si512(codes), x);
+    }
+    __m512 scales = load_scales<T>(m.scales, g * m.blocks + b);
+    for (int j = 0; j < J; ++j)
+      total[j] = _mm512_fmadd_ps(add_up<J>(kind.sums, j), scales, total[j]);
+  }
+  for (int j = 0; j < J; ++j) _mm512_mask_storeu_ps(out + j * stride, rows, total[j]);
+}
+
+template <int J, ScaleType T>
+ALWAYS_INLINE void int8_group(const Matrix& m, const char* x, const float* steps,
+                              const int32_t* corrections, float* out, int64_t stride, int64_t g,
+                              __mmask16 rows) {
+  const uint8_t* codes = m.codes + g * m.lines * kLine;
+  // 6 bits of a byte count in this permutation: the table is there four times.
+  const __m512i table = _mm512_broadcast_i32x4(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(m.table_int8)));
+  constexpr int kTurns = J == 1 ? 2 : 1;  // sums taken in turn by the lines
+  __m512 total[J];
+  for (int j = 0; j < J; ++j) total[j] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < m.blocks; ++b) {
+    __m512 scales = load_scales<T>(m.scales, g * m.blocks + b);
+    int64_t left = b + 1 < m.blocks ? m.block_lines : m.last_lines;
+    while (left > 0) {
+      int64_t lines = left < kSegment ? left : kSegment;
+      left -= lines;
+      __m512i low[kTurns][J], high[kTurns][J];
+      for (int j = 0; j < J; ++j) {
+        low[0][j] = _mm512_set1_epi32(corrections[j]);
+        high[0][j] = _mm512_setzero_si512();
+        for (int t = 1; t < kTurns; ++t) low[t][j] = high[t][j] = _mm512_setzero_si512();
+      }
+      auto line = [&](int turn) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+        __m512i both = _mm512_loadu_si512(codes);
+        __m512i even = _mm512_permutexvar_epi8(both, table);
+        __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(both, 4), table);
+#pragma GCC unroll 8
+        for (int j = 0; j < J; ++j) {
+          low[turn][j] = _mm512_dpbusd_epi32(low[turn][j], even, load_word(x + j * 8));
+          __m512i& other = kTurns > 1 ? high[turn][j] : low[turn][j];
+          other = _mm512_dpbusd_epi32(other, odd, load_word(x + j * 8 + 4));
+        }
+        codes += kLine;
+        x += J * kCodes;
+      };
+      int64_t l = 0;
+      for (; l + kTurns <= lines; l += kTurns) {
+        for (int t = 0; t < kTurns; ++t) line(t);
+      }
+      for (; l < lines; ++l) line(0);
+      for (int j = 0; j < J; ++j) {
+        __m512i sum = low[0][j];
+        if constexpr (kTurns == 2) {
+          sum = _mm512_add_epi32(_mm512_add_epi32(sum, high[0][j]),
+                                 _mm512_add_epi32(low[1][j], high[1][j]));
+        }
+        total[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
+                                   _mm512_mul_ps(scales, _mm512_set1_ps(steps[j])), total[j]);
+      }
+      steps += J;
+      corrections += J;
+    }
+  }
+  for (int j = 0; j < J; ++j) {
+    _mm512_mask_storeu_ps(out + j * stride, rows,
+                          _mm512_mul_ps(total[j], _mm512_set1_ps(m.int8_step)));
+  }
+}
+
+__mmask16 row_mask(const Matrix& m, int64_t g) {
+  int64_t rows = m.rows - g * kRows;
+  return rows >= kRows ? 0xFFFF : static_cast<__mmask16>((1u << rows) - 1);
+}
+
+// The compiled kernel for a number of columns and a scale type.
+template <template <int> class Kind, ScaleType T>
+struct FloatCall {
+  template <int J>
+  static void run(const Matrix& m, const Activations& x, int64_t column, float* out,
+                  int64_t stride, int64_t g) {
+    const char* values = static_cast<const char*>(x.values) +
+                         column * m.lines * (Kind<1>::kBytes);
+    float_group<Kind, J, T>(m, values, out, stride, g, row_mask(m, g));
+  }
+};
+
+template <ScaleType T>
+struct Int8Call {
+  template <int J>
+  static void run(const Matrix& m, const Activations& x, int64_t column, float* out,
+                  int64_t stride, int64_t g) {
+    const char* values = static_cast<const char*>(x.values) + column * m.lines * kCodes;
+    int8_group<J, T>(m, values, x.scales + column * x.segments, x.sums + column * x.segments, out,
+                     stride, g, row_mask(m, g));
+  }
+};
+
+template <class Call>
+void all_columns(const Matrix& m, const Activations& x, float* out, int64_t stride, int64_t first,
+                 int64_t last) {
+  for (int64_t g = first; g < last; ++g) {
+    for (int64_t c = 0; c < x.count; c += kTile) {
+      float* to = out + c * stride + g * kRows;
+      switch (x.count - c < kTile ? x.count - c : kTile) {
+        case 1: Call::template run<1>(m, x, c, to, stride, g); break;
+        case 2: Call::template run<2>(m, x, c, to, stride, g); break;
+        case 3: Call::template run<3>(m, x, c, to, stride, g); break;
+        case 4: Call::template run<4>(m, x, c, to, stride, g); break;
+        case 5: Call::template run<5>(m, x, c, to, stride, g); break;
+        case 6: Call::template run<6>(m, x, c, to, stride, g); break;
+        case 7: Call::template run<7>(m, x, c, to, stride, g); break;
+        default: Call::template run<8>(m, x, c, to, stride, g); break;
+      }
+    }
+  }
+}
+
+template <template <ScaleType> class Call>
+void by_scale_type(const Matrix& m, const Activations& x, float* out, int64_t stride,
+                   int64_t first, int64_t last) {
+  switch (m.scale_type) {
+    case ScaleType::float32:
+      return all_columns<Call<ScaleType::float32>>(m, x, out, stride, first, last);
+    case ScaleType::bfloat16:
+      return all_columns<Call<ScaleType::bfloat16>>(m, x, out, stride, first, last);
+    case ScaleType::float16:
+      return all_columns<Call<ScaleType::float16>>(m, x, out, stride, first, last);
+  }
+}
+
+template <ScaleType T>
+using Float32Call = FloatCall<Float32, T>;
+template <ScaleType T>
+using Bfloat16Call = FloatCall<Bfloat16, T>;
+
+}  // namespace
+
+const InstructionSet kAvx512 = {"avx512", by_scale_type<Float32Call>,
+                                by_scale_type<Bfloat16Call>, by_scale_type<Int8Call>};
+
+}  // namespace studentfloat

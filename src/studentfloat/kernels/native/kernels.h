@@ -1,0 +1,69 @@
+// What every instruction set provides, and the layouts they share.
+//
+// The files of the instruction sets are compiled with their own flags. They must not instantiate
+// anything that other files may share (standard containers, inline functions of this header):
+// the linker would keep one copy, perhaps one that this machine cannot run.
+
+#pragma once
+
+#include <cstdint>
+
+namespace studentfloat {
+
+constexpr int64_t kRows = 16;         // interleaved rows of a group
+constexpr int64_t kCodes = 8;         // codes of one row in a line: 4 bytes
+constexpr int64_t kLine = 64;         // bytes of a line: kRows * kCodes / 2
+constexpr int64_t kTile = 8;          // columns of activations multiplied together
+constexpr int64_t kSegment = 16;      // lines, at most, that share an int8 activation scale
+
+enum class ScaleType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+enum class OutType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+
+// A repacked matrix. A group holds 16 rows; its lines follow each other in the order of the
+// columns, each block starting a new line. In a line, bytes 4r to 4r+3 are 8 codes of row r, low
+// code first. What pads a block to whole lines, and the matrix to whole groups, has code 0.
+// Scales: one per group, block and row, in that order.
+struct Matrix {
+  int64_t rows, columns, groups;
+  int64_t blocks;                     // per row
+  int64_t block_lines, last_lines;    // lines of a full block, and of the last one
+  int64_t lines;                      // per group
+  const uint8_t* codes;
+  const void* scales;
+  ScaleType scale_type;
+  float table[16];
+  uint16_t table_bfloat16[16];
+  uint8_t table_int8[16];             // nearest multiple of int8_step, plus 128
+  float int8_step;
+};
+
+// Activations laid out for a kernel: tiles of kTile columns (the last may have fewer, J); in a
+// tile, for each line and column:
+//   float32    8 floats
+//   bfloat16   8 halves: x0 x4 x1 x5 x2 x6 x3 x7 (pairs whose codes share a 32-bit lane)
+//   int8       8 bytes: x0 x2 x4 x6 x1 x3 x5 x7 (the low codes of 4 bytes, then the high ones)
+// With int8, `scales` and `sums` hold for each tile, segment and column the step, and -128 times
+// the sum of the integers, which makes up for the 128 in the table.
+struct Activations {
+  int64_t count;                      // columns
+  int64_t segments;                   // int8: per column
+  const void* values;
+  const float* scales;
+  const int32_t* sums;
+};
+
+using Multiply = void (*)(const Matrix&, const Activations&, float* out, int64_t out_stride,
+                          int64_t first_group, int64_t last_group);
+
+struct InstructionSet {
+  const char* name;
+  Multiply float32, bfloat16, int8;
+};
+
+extern const InstructionSet kPlain;
+#ifdef STUDENTFLOAT_X86
+extern const InstructionSet kAvx2;
+extern const InstructionSet kAvx512;
+#endif
+
+}  // namespace studentfloat

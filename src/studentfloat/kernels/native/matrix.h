@@ -1,0 +1,73 @@
+// A matrix that owns its repacked codes and scales, and the preparation of activations.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace studentfloat {
+
+// Bytes on 64-byte lines (or huge pages, where they are large). Throws std::bad_alloc.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t size);
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+enum class Arithmetic : int32_t { float32 = 0, bfloat16 = 1, int8 = 2 };
+
+class PackedMatrix {
+ public:
+  // `packed`: rows of ceil(columns * bits / 8) bytes, low code first. `scales`: float32, one row
+  // of blocks per row. `table`: what the 16 codes stand for; `table_int8`: their nearest integers
+  // in units of `int8_step`.
+  PackedMatrix(const uint8_t* packed, const float* scales, const float* table,
+               const int8_t* table_int8, float int8_step, int64_t rows, int64_t columns,
+               int64_t block_size, int bits);
+
+  // The bytes and the numbers that it was made of.
+  void unpack(uint8_t* packed) const;
+  void unpack_scales(float* scales) const;
+
+  // out[c * out_stride + r] = sum over k of W[r, k] x[c * columns + k], for `count` columns c of
+  // contiguous float32 (or, with `x_is_bfloat16`, bfloat16) activations.
+  void multiply(const void* x, bool x_is_bfloat16, int64_t count, float* out, int64_t out_stride,
+                Arithmetic arithmetic, int threads) const;
+
+  // Rows [first, last) as numbers, row-major, rounded to nearest even where `type` is short.
+  void dequantize(int64_t first, int64_t last, OutType type, void* out, int threads) const;
+
+  const Matrix& view() const { return matrix_; }
+  int64_t block_size() const { return block_size_; }
+  int bits() const { return bits_; }
+  size_t bytes() const { return codes_.size() + scales_.size(); }
+
+ private:
+  void pack_group(const uint8_t* packed, int64_t group);
+  void unpack_group(uint8_t* packed, int64_t group) const;
+  // Whether the bytes of a row are the bytes of its lines, one after the other.
+  bool rows_are_lines() const;
+  int64_t row_bytes() const { return (matrix_.columns * bits_ + 7) / 8; }
+  float scale(int64_t row, int64_t block) const;
+
+  Matrix matrix_;
+  Buffer codes_, scales_;
+  int64_t block_size_;
+  int bits_;
+};
+
+}  // namespace studentfloat

@@ -1,0 +1,429 @@
+"""A weight matrix of packed codes that multiplies activations without being unpacked first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from studentfloat.errors import ConfigError, DataError
+from studentfloat.kernels import reference
+from studentfloat.kernels.arrays import (
+    Array,
+    address,
+    default_threads,
+    dtype_name,
+    empty_like,
+    is_torch,
+)
+from studentfloat.kernels.dispatch import native, warn_slow
+
+if TYPE_CHECKING:
+    from studentfloat.kernels import _native
+
+__all__ = ["COMPUTE", "Compute", "PackedMatrix", "int8_table"]
+
+Compute: TypeAlias = Literal["float32", "bfloat16", "int8"]
+COMPUTE: tuple[Compute, ...] = ("float32", "bfloat16", "int8")
+
+_OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+_MOST_BITS = 4
+# From this many columns on, tiles of rows are dequantized for the library's own product.
+_DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
+_DENSE_ROWS = 512
+# Bytes of codes that are worth waking a thread for.
+_BYTES_PER_THREAD = 1 << 15
+
+
+class PackedMatrix:
+    """A matrix of shape ``(out_features, in_features)`` held as codes of at most 4 bits.
+
+    The codes are repacked once, into the order in which a processor multiplies them; nothing
+    else is kept, and :meth:`packed` and :meth:`scales` give the originals back, bit for bit.
+    (Codes of 2 and 3 bits are held in 4.) The signatures here are stable.
+
+    Parameters
+    ----------
+    packed
+        uint8, of shape ``(out_features, ceil(in_features * bits / 8))``: codes, low code
+        first, rows padded to whole bytes, as ``QuantizedTensor.packed`` has them.
+    scales
+        float32, of shape ``(out_features, ceil(in_features / block_size))``, finite.
+    table
+        The value of each code, at most ``2**bits`` numbers; NaN for codes that are not used.
+    in_features
+        Numbers per row.
+    block_size
+        Numbers of a row that share a scale; the last block may be shorter.
+    bits
+        Of a code: 2, 3 or 4.
+
+    Raises
+    ------
+    DataError
+        If shapes, types or values do not fit; the message names what does not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> matrix = PackedMatrix(
+    ...     packed=np.array([[0x10, 0x32]], dtype=np.uint8),
+    ...     scales=np.array([[0.5]], dtype=np.float32),
+    ...     table=[0.0, 1.0, 2.0, 4.0],
+    ...     in_features=4,
+    ...     block_size=4,
+    ... )
+    >>> matrix.dequantize()
+    array([[0. , 0.5, 1. , 2. ]], dtype=float32)
+    >>> matrix.matmul(np.array([[1, 1, 1, 10]], dtype=np.float32))
+    array([[21.5]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        packed: Array,
+        scales: Array,
+        table: Sequence[float] | npt.NDArray[np.floating],
+        *,
+        in_features: int,
+        block_size: int,
+        bits: int = 4,
+    ) -> None:
+        if not 1 <= bits <= _MOST_BITS:
+            raise DataError(f"codes of {bits} bits: a packed matrix takes 2, 3 or 4")
+        if in_features < 1 or block_size < 1:
+            raise DataError(
+                f"{in_features} columns in blocks of {block_size}: both must be positive"
+            )
+        self.in_features = in_features
+        self.out_features = len(packed)
+        self.block_size = min(block_size, in_features)
+        self.bits = bits
+        codes = _contiguous(packed, "packed codes", "uint8", -(-in_features * bits // 8))
+        factors = _contiguous(scales, "scales", "float32", -(-in_features // self.block_size))
+        if len(factors) != len(codes):
+            raise DataError(f"{len(codes)} rows of codes, but {len(factors)} rows of scales")
+        if not np.isfinite(factors).all():
+            raise DataError(f"{np.count_nonzero(~np.isfinite(factors))} scales are not finite")
+        self.table = _full_table(table, codes, bits, in_features)
+        self.int8_table, self.int8_step = int8_table(self.table)
+        self._native: _native.Matrix | None = None
+        self._plain: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]] | None = None
+        self._build(codes, factors)
+
+    def _build(self, codes: npt.NDArray[np.uint8], factors: npt.NDArray[np.float32]) -> None:
+        module = native()
+        if module is None:
+            warn_slow()
+            self._plain = codes.copy(), factors.copy()
+            return
+        self._native = module.Matrix(
+            codes.ctypes.data,
+            factors.ctypes.data,
+            self.table.ctypes.data,
+            self.int8_table.ctypes.data,
+            self.int8_step,
+            self.out_features,
+            self.in_features,
+            self.block_size,
+            self.bits,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out_features, in_features)``."""
+        return self.out_features, self.in_features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that codes and scales take."""
+        if self._native is not None:
+            return self._native.bytes
+        codes, factors = self._originals()
+        return codes.nbytes + factors.nbytes
+
+    def matmul(
+        self, x: Array, *, compute: Compute | None = None, threads: int | None = None
+    ) -> Array:
+        """Multiply: ``x @ W.T``.
+
+        Parameters
+        ----------
+        x
+            float32, or bfloat16 (torch), of shape ``(..., in_features)``, on the CPU. torch's or
+            NumPy's.
+        compute
+            "float32": products and sums in float32. "bfloat16": activations and the format's
+            values rounded to bfloat16 (an error of at most 2**-9 of each), sums and scales in
+            float32; formats of short values, such as integers and E2M1, lose nothing there.
+            "int8": W4A8, activations rounded to 8-bit integers per block (of at most 128), the
+            values to multiples of 1/127 or so of the largest, unless they are integers anyway;
+            see docs/kernels.md for its error. By default the type of `x`.
+        threads
+            By default torch's number of threads. The result does not depend on it, except
+            from many columns on, where the product is torch's or NumPy's.
+
+        Returns
+        -------
+        Array
+            Of shape ``(..., out_features)`` and the type of `x`.
+
+        Raises
+        ------
+        DataError
+            If shape, type or device do not fit, or if `x` requires a gradient.
+        ConfigError
+            If there is no such arithmetic.
+        """
+        kind = dtype_name(x)
+        arithmetic = _arithmetic(compute, kind)
+        shape = tuple(x.shape)
+        if not shape or shape[-1] != self.in_features:
+            raise DataError(
+                f"activations of shape {shape} do not fit a matrix of {self.in_features} columns"
+            )
+        rows = _rows(x, self.in_features)
+        count = len(rows)
+        threads = default_threads() if threads is None else threads
+        if self._native is None:
+            out = self._matmul_reference(rows, arithmetic)
+        elif count >= _DENSE_FROM[arithmetic]:
+            out = self._matmul_dense(rows, arithmetic, threads)
+        else:
+            out = empty_like(rows, (count, self.out_features), "float32")
+            useful = self._native.bytes * max(1, count // 4) // _BYTES_PER_THREAD
+            self._native.multiply(
+                address(rows, "the activations"),
+                kind == "bfloat16",
+                count,
+                address(out, "the product"),
+                self.out_features,
+                COMPUTE.index(arithmetic),
+                max(1, min(threads, useful)),
+            )
+        if dtype_name(out) != kind:
+            out = out.to(x.dtype) if is_torch(out) else out.astype(x.dtype)
+        return out.reshape(*shape[:-1], self.out_features)
+
+    def matmul_transposed(self, x: Array, *, threads: int | None = None) -> Array:
+        """Multiply by the transpose: ``x @ W``, as the gradient of :meth:`matmul` needs it.
+
+        Parameters
+        ----------
+        x
+            float32, or bfloat16 (torch), of shape ``(..., out_features)``.
+
+        Returns
+        -------
+        Array
+            Of shape ``(..., in_features)`` and the type of `x`.
+        """
+        shape = tuple(x.shape)
+        if not shape or shape[-1] != self.out_features:
+            raise DataError(
+                f"activations of shape {shape} do not fit a matrix of {self.out_features} rows"
+            )
+        _arithmetic(None, dtype_name(x))
+        rows = _rows(x, self.out_features)
+        out: Array = 0
+        for first in range(0, self.out_features, _DENSE_ROWS):
+            last = min(first + _DENSE_ROWS, self.out_features)
+            tile = self._tile(first, last, rows, dtype_name(rows), threads)
+            out = out + rows[:, first:last] @ tile
+        return out.reshape(*shape[:-1], self.in_features)
+
+    def dequantize(self, out: Array | None = None, *, threads: int | None = None) -> Array:
+        """The matrix as numbers: value times scale in float32, of shape :attr:`shape`.
+
+        Parameters
+        ----------
+        out
+            Where to put them: contiguous; float32, float16 or bfloat16, to which they are
+            rounded to nearest even. By default a new float32 NumPy array.
+        """
+        if out is None:
+            out = np.empty(self.shape, dtype=np.float32)
+        if tuple(out.shape) != self.shape or dtype_name(out) not in _OUT_TYPES:
+            raise DataError(
+                f"{dtype_name(out)} of shape {tuple(out.shape)} cannot take a matrix of shape "
+                f"{self.shape}: float32, float16 or bfloat16 of that shape can"
+            )
+        self._dequantize_into(out, 0, self.out_features, threads)
+        return out
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """The packed codes that it was made of."""
+        if self._native is None:
+            return self._originals()[0].copy()
+        codes = np.empty((self.out_features, -(-self.in_features * self.bits // 8)), dtype=np.uint8)
+        self._native.unpack(codes.ctypes.data)
+        return codes
+
+    def scales(self) -> npt.NDArray[np.float32]:
+        """The scales that it was made of."""
+        if self._native is None:
+            return self._originals()[1].copy()
+        factors = np.empty(
+            (self.out_features, -(-self.in_features // self.block_size)), dtype=np.float32
+        )
+        self._native.unpack_scales(factors.ctypes.data)
+        return factors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The originals: another machine may repack them otherwise."""
+        kept = {k: v for k, v in vars(self).items() if k not in ("_native", "_plain")}
+        return {**kept, "packed": self.packed(), "scales": self.scales()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        codes, factors = state.pop("packed"), state.pop("scales")
+        vars(self).update(state, _native=None, _plain=None)
+        self._build(codes, factors)
+
+    def __repr__(self) -> str:
+        return (
+            f"PackedMatrix({self.out_features} x {self.in_features}, {self.bits} bits, "
+            f"blocks of {self.block_size})"
+        )
+
+    def _originals(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        assert self._plain is not None
+        return self._plain
+
+    def _tile(self, first: int, last: int, like: Array, kind: str, threads: int | None) -> Array:
+        tile = empty_like(like, (last - first, self.in_features), kind)
+        self._dequantize_into(tile, first, last, threads)
+        return tile
+
+    def _dequantize_into(self, out: Array, first: int, last: int, threads: int | None) -> None:
+        if self._native is not None:
+            self._native.dequantize(
+                first,
+                last,
+                _OUT_TYPES[dtype_name(out)],
+                address(out, "the output"),
+                default_threads() if threads is None else threads,
+            )
+            return
+        codes, factors = self._originals()
+        values = reference.dequantize(
+            codes[first:last],
+            factors[first:last],
+            self.table,
+            bits=self.bits,
+            columns=self.in_features,
+            block_size=self.block_size,
+        )
+        out[...] = sys.modules["torch"].from_numpy(values) if is_torch(out) else values
+
+    def _matmul_dense(self, rows: Array, arithmetic: Compute, threads: int | None) -> Array:
+        """Tile after tile dequantized, and multiplied by the library that the arrays are of."""
+        kind = arithmetic if is_torch(rows) and arithmetic != "int8" else "float32"
+        if dtype_name(rows) != kind:
+            rows = rows.to(getattr(sys.modules["torch"], kind))
+        out = empty_like(rows, (len(rows), self.out_features), kind)
+        for first in range(0, self.out_features, _DENSE_ROWS):
+            last = min(first + _DENSE_ROWS, self.out_features)
+            out[:, first:last] = rows @ self._tile(first, last, rows, kind, threads).T
+        return out
+
+    def _matmul_reference(self, rows: Array, arithmetic: Compute) -> Array:
+        if arithmetic != "int8":
+            return self._matmul_dense(rows, arithmetic, None)
+        codes, factors = self._originals()
+        x = rows.float().numpy() if is_torch(rows) else rows
+        product = reference.matmul_int8(
+            x,
+            reference.unpack(codes, self.bits, self.in_features),
+            factors,
+            self.int8_table,
+            step=self.int8_step,
+            block_size=self.block_size,
+        ).astype(np.float32)
+        return sys.modules["torch"].from_numpy(product) if is_torch(rows) else product
+
+
+def int8_table(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], float]:
+    """The integers of -127 to 127 whose multiples come nearest to a table's values.
+
+    Returns
+    -------
+    integers
+        int8, of the shape of `table`.
+    step
+        ``integers * step`` is near `table`; equal to it, up to float32's rounding, if the
+        values are multiples of a common step, at most 127 of it.
+    """
+    greatest = float(np.abs(table).max())
+    if greatest == 0:
+        return np.zeros(table.shape, dtype=np.int8), 1.0
+    values = table.astype(np.float64)
+    # The largest magnitude falls on each integer in turn, and on places between the high ones.
+    tops = np.concatenate([np.arange(1.0, 96.0), np.linspace(96.0, 127.0, 1241)])
+    scaled = values * (tops / greatest)[:, None]
+    errors = ((np.rint(scaled) - scaled) / tops[:, None]) ** 2
+    squared = errors.sum(axis=1)
+    exact = np.flatnonzero(squared < 1e-12)
+    best = int(exact[0]) if exact.size else int(np.argmin(squared))
+    return np.rint(scaled[best]).astype(np.int8), float(np.float32(greatest / tops[best]))
+
+
+def _arithmetic(compute: Compute | None, kind: str) -> Compute:
+    if kind not in ("float32", "bfloat16"):
+        raise DataError(f"activations of type {kind}: float32 or bfloat16 can be multiplied")
+    if compute is None:
+        return "float32" if kind == "float32" else "bfloat16"
+    if compute not in COMPUTE:
+        raise ConfigError(f"arithmetic {compute!r}: one of {', '.join(COMPUTE)}")
+    return compute
+
+
+def _rows(x: Array, width: int) -> Array:
+    """Activations as a contiguous matrix."""
+    if is_torch(x):
+        if x.requires_grad and sys.modules["torch"].is_grad_enabled():
+            raise DataError(
+                "the activations require a gradient, which a packed product does not record: "
+                "detach them, or wrap matmul and matmul_transposed in an autograd function"
+            )
+        return x.detach().reshape(-1, width).contiguous()
+    return np.ascontiguousarray(x).reshape(-1, width)
+
+
+def _contiguous(array: Array, what: str, kind: str, width: int) -> npt.NDArray[Any]:
+    """A NumPy view of an array of the caller's, checked."""
+    if dtype_name(array) != kind or array.ndim != 2 or array.shape[1] != width:
+        raise DataError(
+            f"{what} are {dtype_name(array)} of shape {tuple(array.shape)}: "
+            f"{kind} of shape (rows, {width}) is right"
+        )
+    if len(array) == 0:
+        raise DataError(f"{what} have no rows")
+    return np.ascontiguousarray(array.detach().cpu().numpy() if is_torch(array) else array)
+
+
+def _full_table(
+    table: Sequence[float] | npt.NDArray[np.floating],
+    codes: npt.NDArray[np.uint8],
+    bits: int,
+    columns: int,
+) -> npt.NDArray[np.float32]:
+    """Sixteen values; zero stands for the codes that do not occur."""
+    values = np.asarray(table, dtype=np.float32)
+    if values.ndim != 1 or not 1 <= values.size <= 2**bits:
+        raise DataError(
+            f"a table of shape {values.shape} for codes of {bits} bits: 1 to {2**bits} values"
+        )
+    if np.isinf(values).any():
+        raise DataError("the table of values holds infinity")
+    full = np.full(16, np.nan, dtype=np.float32)
+    full[: values.size] = values
+    if np.isnan(full[: 2**bits]).any():
+        for first in range(0, len(codes), 256):
+            used = np.unique(reference.unpack(codes[first : first + 256], bits, columns))
+            wrong = used[np.isnan(full[used])]
+            if wrong.size:
+                raise DataError(f"code {int(wrong[0])} occurs, but the table has no value for it")
+    return np.nan_to_num(full, nan=0.0)

@@ -1,0 +1,375 @@
+"""The quantization method "studentfloat" for transformers: its configuration and quantizer."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.quantizers import auto
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from studentfloat.errors import ConfigError, ModelError
+from studentfloat.formats import Format
+from studentfloat.models.packed_files import METHOD, parse_layout, write_layout
+from studentfloat.models.packed_layers import (
+    PackedModule,
+    finish_experts,
+    pack_site,
+    packed_weights,
+    unpack_module,
+)
+from studentfloat.models.skeleton import orientation_of, share_tied_parameters
+from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.scheme import TENSOR, Scheme
+from studentfloat.quantize.stored import StoredWeight, stored_parts
+from studentfloat.quantize.tensor import quantize
+from studentfloat.quantize.weight import QuantizedWeight
+
+__all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "register"]
+
+_log = logging.getLogger("studentfloat")
+_LAYOUT_KEYS = ("version", "formats", "schemes", "tensors")
+
+
+class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """How transformers is to quantize a model while loading it, or how one is packed.
+
+    Parameters
+    ----------
+    format
+        A :class:`~studentfloat.formats.Format`, its name, or a ``.toml`` file.
+    block_size
+        Numbers that share a scale, "row" or "tensor".
+    scale_rule, scale_dtype
+        As for :class:`~studentfloat.quantize.Scheme`.
+    embeddings, head
+        Whether to quantize these too; where they are tied, either means both.
+    modules_to_not_convert
+        Names, or ends of names, of modules to leave alone.
+    dequantize
+        On a packed checkpoint: give a dense model instead.
+    layout
+        The keys that a packed checkpoint's ``config.json`` has instead; not given by hand.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key.
+    SchemeError, FormatError
+        On a scheme that cannot be.
+    """
+
+    def __init__(
+        self,
+        format: Format | str = "sf4",
+        block_size: int | str = 128,
+        scale_rule: str = "absmax",
+        scale_dtype: Any = "bfloat16",
+        *,
+        embeddings: bool = False,
+        head: bool = False,
+        modules_to_not_convert: list[str] | None = None,
+        dequantize: bool = False,
+        quant_method: str = METHOD,
+        **layout: Any,
+    ) -> None:
+        for key in layout:
+            if key not in _LAYOUT_KEYS:
+                raise ConfigError(
+                    f"quantization_config has {key!r}, which studentfloat does not know"
+                )
+        if quant_method != METHOD:
+            raise ConfigError(f"quant_method {quant_method!r} is not {METHOD!r}")
+        self.quant_method = METHOD
+        self.dequantize = dequantize
+        self.embeddings, self.head = embeddings, head
+        self.modules_to_not_convert = list(modules_to_not_convert or [])
+        self.layout: dict[str, Any] | None = None
+        self.scheme: Scheme | None = None
+        if layout:
+            self.layout = {"quant_method": METHOD, **layout}
+            self.weights: dict[str, StoredWeight] = parse_layout(self.layout)
+        else:
+            self.weights = {}
+            self.scheme = Scheme(
+                format, block_size=block_size, scale_rule=scale_rule, scale_dtype=scale_dtype
+            )
+            if self.scheme.scale_rule.weighted:
+                raise ConfigError(f"scale_rule {scale_rule!r} needs calibration")
+        if dequantize and not hasattr(auto, "LOADING_ATTRIBUTES_CONFIG_TYPES"):
+            raise ConfigError(
+                "this version of transformers ignores dequantize=True for a packed checkpoint: "
+                "load it without, then call model.dequantize()"
+            )
+
+    def get_loading_attributes(self) -> dict[str, Any]:
+        """What may be changed when a packed checkpoint is loaded."""
+        return {"dequantize": self.dequantize}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``quantization_config`` of a checkpoint; before one is loaded, the settings."""
+        if self.layout is not None:
+            return dict(self.layout)
+        assert self.scheme is not None
+        return {
+            "quant_method": METHOD,
+            "format": self.scheme.format.name,
+            "block_size": self.scheme.block_size,
+            "scale_rule": self.scheme.scale_rule.name,
+            "scale_dtype": self.scheme.scale_dtype_name,
+            "embeddings": self.embeddings,
+            "head": self.head,
+        }
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As :meth:`to_dict`."""
+        return self.to_dict()
+
+
+class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts packed layers into a model, fills them from packed or from dense checkpoints."""
+
+    requires_calibration = False
+    quantization_config: StudentFloatConfig
+
+    def __init__(self, quantization_config: StudentFloatConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._sites: dict[str, StoredWeight] = {}
+        self._conversions: list[Any] = []
+
+    def update_device_map(self, device_map: Any) -> Any:
+        """Leave it: packed layers run wherever they are put."""
+        return device_map
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        """Whether a parameter of the model is, or becomes, a packed weight."""
+        return param_name in self._sites
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """What quantizes a tensor as it is loaded."""
+        return _QuantizeOnLoad(self)
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        dtype = _dtype(kwargs.get("dtype") or model.config.dtype)
+        if self.pre_quantized:
+            wanted = self.quantization_config.weights
+            sites = _sites_by_name(model)
+            self._sites = _match(model, wanted, sites)
+        else:
+            scheme = self.quantization_config.scheme
+            assert scheme is not None
+            self._sites, sites = self._choose(model, scheme)
+        self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
+        for name, stored in self._sites.items():
+            pack_site(model, sites[name], stored, dtype)
+            if not self.pre_quantized:
+                _expect_dense(model, (name, *sites[name].tied), stored, dtype)
+        return model
+
+    def _choose(
+        self, model: Any, scheme: Scheme
+    ) -> tuple[dict[str, StoredWeight], dict[str, WeightSite]]:
+        config = self.quantization_config
+        share_tied_parameters(model)
+        found, skipped = walk_weights(model, embeddings=config.embeddings, head=config.head)
+        chosen, sites = {}, {}
+        for site in found:
+            module = site.name.rpartition(".")[0]
+            if any(module.endswith(end) for end in config.modules_to_not_convert):
+                _log.info("%s is left as it is: modules_to_not_convert", site.name)
+                continue
+            stored = StoredWeight(
+                scheme,
+                tuple(site.parameter.shape),
+                str(site.parameter.dtype).removeprefix("torch."),
+                orientation_of(site.kind),
+            )
+            chosen[site.name], sites[site.name] = stored, site
+        for skip in skipped:
+            _log.info("%s is left as it is: %s", skip.name, skip.reason)
+        return chosen, sites
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, module in model.named_modules():
+            if not isinstance(module, PackedModule):
+                continue
+            finish_experts(module)
+            if module.is_loaded():
+                module.check(name)
+            module.changed()
+        if self.pre_quantized and self.quantization_config.dequantize:
+            return self._dequantize(model, dtype=None)
+        # Saved under the model's own names: undoing what joined single experts would split
+        # codes, but not their scales.
+        model._weight_conversions = []
+        tied = getattr(model, "all_tied_weights_keys", {})
+        packed = {n: stored for n, stored in packed_weights(model).items() if n not in tied}
+        self.quantization_config.layout = write_layout(packed)
+        return model
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, PackedModule):
+                unpack_module(model, name, module, None if dtype is None else _dtype(dtype))
+        tied = getattr(model, "all_tied_weights_keys", {})
+        for name in [
+            n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))
+        ]:
+            del tied[name]
+        model.tie_weights()
+        return model
+
+    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+        """Join packed tensors of single experts wherever the model joins the weights."""
+        return [*weight_conversions, *self._conversions_of_parts(weight_conversions)]
+
+    def get_weight_conversions(self) -> Any:
+        """The same for versions of transformers that know no other hook."""
+        if hasattr(HfQuantizer, "update_weight_conversions"):
+            return []
+        return self._conversions_of_parts(self._conversions)
+
+    def _conversions_of_parts(self, conversions: Any) -> list[WeightConverter]:
+        if not self.pre_quantized:
+            return []
+        suffixes = {s for stored in self._sites.values() for s in stored.expected_parts() if s}
+        added = []
+        for converter in conversions:
+            if not isinstance(converter, WeightConverter):
+                continue
+            sources, targets = list(converter.source_patterns), list(converter.target_patterns)
+            if not all(source.endswith(".weight") for source in sources):
+                continue
+            added += [
+                WeightConverter(
+                    [f"{source}{suffix}$" for source in sources],
+                    [f"{target}{suffix}" for target in targets],
+                    operations=list(converter.operations),
+                )
+                for suffix in sorted(suffixes)
+            ]
+        return added
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """Packed models can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters on top can be trained; the packed weights stay as they are."""
+        return True
+
+
+class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
+    """Turns a dense tensor into the stored tensors of its quantized weight."""
+
+    def __init__(self, quantizer: StudentFloatQuantizer) -> None:
+        self._quantizer = quantizer
+
+    @torch.no_grad()
+    def convert(self, input_dict: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = {}
+        for name, value in input_dict.items():
+            values = value[0] if isinstance(value, list) else value
+            stored = self._quantizer._sites[name]
+            matrix = stored.orientation.to_matrix(values)
+            weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
+            result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
+        return result
+
+
+def register() -> None:
+    """Make "studentfloat" known to transformers; again does nothing."""
+    if METHOD not in auto.AUTO_QUANTIZATION_CONFIG_MAPPING:
+        auto.register_quantization_config(METHOD)(StudentFloatConfig)
+    if METHOD not in auto.AUTO_QUANTIZER_MAPPING:
+        auto.register_quantizer(METHOD)(StudentFloatQuantizer)
+    # Without this `dequantize=True` on a packed checkpoint would be ignored.
+    known = getattr(auto, "LOADING_ATTRIBUTES_CONFIG_TYPES", None)
+    if known is not None and StudentFloatConfig not in known:
+        auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, StudentFloatConfig)
+
+
+def _dtype(given: Any) -> torch.dtype:
+    """A torch type; configurations hold its name where a model was saved before."""
+    found = getattr(torch, given) if isinstance(given, str) else given
+    return found if isinstance(found, torch.dtype) else torch.get_default_dtype()
+
+
+def _expect_dense(
+    model: Any, names: tuple[str, ...], stored: StoredWeight, dtype: torch.dtype
+) -> None:
+    """Let the loader see a dense parameter, or it would cast weights to bytes on the way."""
+    for name in names:
+        module_name, _, parameter = name.rpartition(".")
+        empty = torch.empty(stored.shape, dtype=dtype, device="meta")
+        model.get_submodule(module_name)._parameters[parameter] = nn.Parameter(
+            empty, requires_grad=False
+        )
+
+
+def _sites_by_name(model: nn.Module) -> dict[str, WeightSite]:
+    share_tied_parameters(model)
+    found, _ = walk_weights(model, embeddings=True, head=True)
+    return {site.name: site for site in found}
+
+
+def _match(
+    model: Any, wanted: Mapping[str, StoredWeight], sites: Mapping[str, WeightSite]
+) -> dict[str, StoredWeight]:
+    """The packed weights by the names that this model has for them."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    matched: dict[str, StoredWeight] = {}
+    experts: dict[str, StoredWeight] = {}
+    for name, stored in wanted.items():
+        spellings = (name, prefix + name, name.removeprefix(prefix))
+        its = next((n for n in spellings if n in sites), None)
+        if its is not None:
+            matched[its] = stored
+        elif re.search(r"\.experts\.\d+\.", name):
+            experts[name] = stored
+        else:
+            raise ModelError(f"the packed weight {name} is none of {type(model).__name__}")
+    return matched | _fused(experts, sites, matched)
+
+
+def _fused(
+    experts: Mapping[str, StoredWeight],
+    sites: Mapping[str, WeightSite],
+    matched: Mapping[str, StoredWeight],
+) -> dict[str, StoredWeight]:
+    """Descriptions of fused expert weights whose experts are packed one by one."""
+    if not experts:
+        return {}
+    by_layer: dict[str, StoredWeight] = {}
+    for name, stored in experts.items():
+        layer = _block_of(name)
+        known = by_layer.setdefault(layer, stored)
+        simple = StoredWeight(stored.scheme, stored.shape, stored.dtype)
+        if known.scheme != stored.scheme or stored != simple or stored.scheme.alternatives:
+            raise ModelError(
+                f"{name}: transformers fuses a layer's experts, which must share one plain scheme"
+            )
+        if not isinstance(stored.scheme.block_size, int) and stored.scheme.block_size == TENSOR:
+            raise ModelError(f"{name}: experts with one scale per tensor cannot be fused")
+    fused = {}
+    for name, site in sites.items():
+        if site.parameter.dim() != 3 or name in matched or _block_of(name) not in by_layer:
+            continue
+        one = by_layer[_block_of(name)]
+        fused[name] = StoredWeight(
+            one.scheme, tuple(site.parameter.shape), one.dtype, orientation_of(site.kind)
+        )
+    return fused
+
+
+def _block_of(name: str) -> str:
+    match = re.search(r"(.*?\.\d+)\.", name)
+    return match.group(1).split(".")[-1] if match else ""

@@ -1,0 +1,201 @@
+"""Quantize a checkpoint from shards to shards, one tensor at a time.
+
+Memory holds one tensor of the source and one shard of the result, so a model of any size is
+quantized on a small machine, or each share of it on another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studentfloat.errors import ConfigError, ModelError
+from studentfloat.models.pack_writer import PackWriter, Shard
+from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
+from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
+from studentfloat.models.sources import ModelSource
+from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of
+from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
+from studentfloat.quantize.tensor import quantize
+from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization
+
+__all__ = ["identity_of", "quantize_checkpoint"]
+
+_DEFAULT_SHARD_BYTES = 1 << 30
+
+Progress = Callable[[float, str], None]
+
+
+def quantize_checkpoint(
+    source: ModelSource,
+    scheme: Scheme,
+    directory: Path,
+    *,
+    embeddings: bool = False,
+    head: bool = False,
+    share: tuple[int, int] = (1, 1),
+    shard_bytes: int = _DEFAULT_SHARD_BYTES,
+    progress: Progress = lambda share, what: None,
+) -> PackedModel | None:
+    """Quantize a model's weights to nearest and write it packed.
+
+    Parameters
+    ----------
+    source
+        From :func:`~studentfloat.models.find_model`.
+    scheme
+        What to and how; any scale rule that needs no calibration.
+    directory
+        Where to: new, empty, or that of the same run interrupted, which goes on.
+    embeddings, head
+        Whether to quantize these too; where they are tied, either means both.
+    share
+        ``(i, n)``: do the i-th of n parts of the work only; once all are done,
+        :func:`~studentfloat.models.merge_parts` completes the model.
+    shard_bytes
+        Bytes of the source that become one shard; a larger tensor is one of its own.
+    progress
+        Told about every tensor.
+
+    Returns
+    -------
+    PackedModel or None
+        What was done, tensor by tensor; None for a share of the work.
+
+    Raises
+    ------
+    ConfigError
+        If the directory holds something else, or the share is none.
+    ModelError, DataError
+        If the source is damaged or holds NaN; what is done is kept.
+    """
+    index, count = share
+    if not 1 <= index <= count:
+        raise ConfigError(f"--shard {index}/{count}: one of 1/{count} to {count}/{count}")
+    if scheme.scale_rule.weighted:
+        raise ConfigError(
+            f"scale rule {scheme.scale_rule.name!r} needs calibration: choose a method that "
+            "calibrates, or another rule"
+        )
+    tensors, damaged = list_tensors(source.weight_files)
+    for reason in damaged.values():
+        raise ModelError(reason)
+    sites, skipped = sites_of_checkpoint(source, tensors, embeddings=embeddings, head=head)
+    groups = _groups(tensors, shard_bytes)
+    settings = {"method": "rtn", "embeddings": embeddings, "head": head, "bytes": shard_bytes}
+    writer = PackWriter(directory, identity_of(source, scheme, settings), len(groups), source)
+    if (finished := writer.finished()) is not None:
+        return finished
+    mine = [n for n in range(1, len(groups) + 1) if (n - 1) % count == index - 1]
+    work = _Meter(sum(_bytes(groups[n - 1]) for n in mine), progress)
+    for number in mine:
+        group = groups[number - 1]
+        if writer.is_done(number):
+            work.add(_bytes(group), f"shard {number} was there")
+        else:
+            writer.write(number, _quantize_group(group, sites, skipped, scheme, work))
+    return None if count > 1 else writer.finish()
+
+
+def identity_of(source: ModelSource, scheme: Scheme, settings: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the bytes of a packed model, as JSON data."""
+    formats: dict[str, Any] = {}
+    described = scheme_to_json(scheme, formats)
+    return {
+        "layout": LAYOUT_VERSION,
+        "studentfloat": version("studentfloat"),
+        "weights": fingerprint(source.weight_files),
+        "files": source.settings_sha256,
+        "scheme": described,
+        "formats": formats_to_json(formats),
+        **settings,
+    }
+
+
+def _record(
+    site: StoredSite, matrix: Tensor, weight: QuantizedWeight, seconds: float
+) -> TensorQuantization:
+    exact = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
+    energy = float(exact.square().sum(dtype=torch.float64))
+    error = float((weight.scaled_weight() - exact).square().sum(dtype=torch.float64))
+    nmse = error / energy if energy else 0.0
+    scales = weight.base.block_scales()
+    sizes = scales.abs().flatten()
+    return TensorQuantization(
+        name=site.name,
+        layer=layer_of(site.name),
+        kind=role_of(site.name.removesuffix(".weight")),
+        shape=tuple(matrix.shape),
+        method="rtn",
+        format=weight.base.scheme.format_name,
+        bits_per_weight=weight.bits_per_weight,
+        weight_nmse=nmse,
+        weight_nmse_nearest=nmse,
+        scale_least=float(sizes.min()),
+        scale_median=float(sizes.median()),
+        scale_greatest=float(sizes.max()),
+        negative_scales=float((scales < 0).float().mean()),
+        seconds=seconds,
+    )
+
+
+class _Meter:
+    """Turns bytes done into a share of the whole."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._done, self._progress = max(1, total), 0, progress
+
+    def add(self, done: int, what: str) -> None:
+        self._done += done
+        self._progress(self._done / self._total, what)
+
+
+def _quantize_group(
+    group: list[StoredTensor],
+    sites: dict[str, StoredSite],
+    skipped: list[SkippedTensor],
+    scheme: Scheme,
+    work: _Meter,
+) -> Shard:
+    weights, plain, records = {}, {}, []
+    names = {tensor.name for tensor in group}
+    for tensor in group:
+        values = read_raw(tensor)
+        site = sites.get(tensor.name)
+        if site is None:
+            plain[tensor.name] = values
+        else:
+            started = time.monotonic()
+            matrix = site.orientation.to_matrix(values)
+            weight = QuantizedWeight(quantize(matrix, scheme, name=tensor.name))
+            seconds = round(time.monotonic() - started, 3)
+            stored = StoredWeight.of(weight, tensor.shape, site.orientation)
+            weights[tensor.name] = (stored, weight)
+            records.append(_record(site, matrix, weight, seconds))
+        work.add(tensor.bytes, tensor.name)
+    left = tuple(skip for skip in skipped if skip.name in names)
+    return Shard(weights, plain, tuple(records), left)
+
+
+def _groups(tensors: Iterable[StoredTensor], shard_bytes: int) -> list[list[StoredTensor]]:
+    groups: list[list[StoredTensor]] = []
+    size = 0
+    for tensor in tensors:
+        if not groups or size + tensor.bytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor.bytes
+    return groups
+
+
+def _bytes(group: list[StoredTensor]) -> int:
+    return sum(tensor.bytes for tensor in group)

@@ -1,0 +1,335 @@
+"""Writes a packed checkpoint shard by shard, each whole or not at all, and completes it.
+
+Until the last shard is done the directory has no ``config.json``, so nothing loads half a
+model. What is known of finished shards lies in ``.studentfloat`` inside of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from studentfloat.errors import ConfigError, FailureError
+from studentfloat.models.packed_files import CONFIG_KEY, INDEX, MANIFEST, sha256_of, write_layout
+from studentfloat.models.sources import ModelSource
+from studentfloat.quantize.stored import StoredWeight, stored_parts
+from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.records import (
+    PackedModel,
+    SkippedTensor,
+    TensorQuantization,
+    read_json,
+    record_from_json,
+    record_to_json,
+    write_json,
+)
+
+__all__ = [
+    "REPORT",
+    "PackWriter",
+    "Shard",
+    "copy_companions",
+    "copy_file",
+    "merge_parts",
+    "save_shard",
+]
+
+REPORT = "quantization-report.json"
+_WORK = ".studentfloat"
+_PLAN = "plan.json"
+# What a model needs beside its weights; Python only where it was trusted.
+_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What goes into one shard.
+
+    Attributes
+    ----------
+    weights
+        Quantized ones, with what describes them, by name in the checkpoint.
+    plain
+        Tensors as they are.
+    records, skipped
+        What was done to the former, and why the latter were left.
+    """
+
+    weights: Mapping[str, tuple[StoredWeight, QuantizedWeight]]
+    plain: Mapping[str, Tensor]
+    records: tuple[TensorQuantization, ...]
+    skipped: tuple[SkippedTensor, ...]
+
+
+class PackWriter:
+    """A packed checkpoint in the making.
+
+    Parameters
+    ----------
+    directory
+        New, empty, or that of the same run interrupted.
+    identity
+        All that decides the bytes of the result, as JSON data.
+    shards
+        How many there will be.
+    source
+        Whose configuration and tokenizer go along.
+
+    Raises
+    ------
+    ConfigError
+        If the directory holds something else.
+    FailureError
+        If it cannot be written to.
+    """
+
+    def __init__(
+        self, directory: Path, identity: Mapping[str, Any], shards: int, source: ModelSource
+    ) -> None:
+        self.directory = directory
+        self._plan: dict[str, Any] = {"shards": shards, "identity": dict(identity)}
+        work = directory / _WORK
+        if (directory / MANIFEST).is_file():
+            shutil.rmtree(work, ignore_errors=True)
+            if read_json(directory / MANIFEST).get("plan") != self._plan:
+                raise ConfigError(
+                    f"{directory} holds another packed model, or this one made otherwise: "
+                    "choose another directory or delete it"
+                )
+        elif (work / _PLAN).is_file():
+            if read_json(work / _PLAN) != self._plan:
+                raise ConfigError(
+                    f"{directory} holds an unfinished run with other settings or of another "
+                    "model: choose another directory or delete it"
+                )
+        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(f"{directory} exists and is not empty: choose another directory")
+        else:
+            copy_companions(source.directory, work / "companions", code=source.trust.remote_code)
+            write_json(work / _PLAN, self._plan)
+
+    def finished(self) -> PackedModel | None:
+        """The record of a model that is complete, else None."""
+        if not (self.directory / MANIFEST).is_file():
+            return None
+        return record_from_json(PackedModel, read_json(self.directory / REPORT), where=REPORT)
+
+    def is_done(self, number: int) -> bool:
+        """Whether a shard, counted from 1, is there."""
+        return _facts_file(self.directory, number).is_file()
+
+    def write(self, number: int, shard: Shard) -> None:
+        """Write a shard and then what is known of it."""
+        tensors: dict[str, Tensor] = dict(shard.plain)
+        for name, (stored, weight) in shard.weights.items():
+            parts = stored_parts(weight)
+            stored.check(parts, name)
+            tensors |= {name + suffix: part for suffix, part in parts.items()}
+        file = self.directory / _shard_name(number, self._plan["shards"])
+        save_shard(tensors, file)
+        write_json(
+            _facts_file(self.directory, number),
+            {
+                "layout": write_layout({n: stored for n, (stored, _) in shard.weights.items()}),
+                "sha256": {name: sha256_of(tensor) for name, tensor in sorted(tensors.items())},
+                "bytes": file.stat().st_size,
+                "bits": sum(weight.bits for _, weight in shard.weights.values()),
+                "weights": sum(math.prod(stored.shape) for stored, _ in shard.weights.values()),
+                "plain": sum(tensor.numel() for tensor in shard.plain.values()),
+                "records": [record_to_json(record) for record in shard.records],
+                "skipped": [record_to_json(skip) for skip in shard.skipped],
+            },
+        )
+
+    def finish(self) -> PackedModel:
+        """Complete the model.
+
+        Raises
+        ------
+        FailureError
+            If shards are missing; the message counts them.
+        """
+        return _finish(self.directory, self._plan)
+
+
+def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
+    """Complete a model whose shards were made separately, by moving them together.
+
+    Parameters
+    ----------
+    directory
+        Where the model goes; may hold one part already.
+    parts
+        Directories with the other parts.
+
+    Raises
+    ------
+    ConfigError
+        If a directory holds no part, or one of another run.
+    FailureError
+        If shards are missing still.
+    """
+    others = [part for part in parts if part.resolve() != directory.resolve()]
+    places = [p for p in (directory, *others) if p in others or (p / _WORK / _PLAN).is_file()]
+    plans = []
+    for place in places:
+        if not (place / _WORK / _PLAN).is_file():
+            raise ConfigError(f"{place} holds no unfinished part of a packed model")
+        plans.append(read_json(place / _WORK / _PLAN))
+        if plans[-1] != plans[0]:
+            raise ConfigError(f"{place} is part of another run than {places[0]}")
+    if not plans:
+        raise ConfigError(f"{directory} holds no unfinished part of a packed model")
+    if directory not in places:
+        if directory.exists() and any(directory.iterdir()):
+            raise ConfigError(f"{directory} exists and is not empty: choose another directory")
+        shutil.copytree(
+            places[0] / _WORK, directory / _WORK, ignore=shutil.ignore_patterns("shard-*.json")
+        )
+    for place in others:
+        _move_shards(place, directory, plans[0]["shards"])
+    return _finish(directory, plans[0])
+
+
+def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
+    count = plan["shards"]
+    missing = [n for n in range(1, count + 1) if not _facts_file(directory, n).is_file()]
+    if missing:
+        raise FailureError(
+            f"{directory} lacks {len(missing)} of {count} shards, the first is number {missing[0]}"
+        )
+    facts = [read_json(_facts_file(directory, n)) for n in range(1, count + 1)]
+    weight_map = {
+        name: _shard_name(number, count)
+        for number, fact in enumerate(facts, 1)
+        for name in fact["sha256"]
+    }
+    size = sum(fact["bytes"] for fact in facts)
+    write_json(directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    for file in sorted((directory / _WORK / "companions").iterdir()):
+        if file.name != "config.json":
+            copy_file(file, directory / file.name)
+    report = _report(directory, facts)
+    write_json(directory / REPORT, record_to_json(report))
+    config = read_json(directory / _WORK / "companions" / "config.json")
+    config[CONFIG_KEY] = _joined_layout(facts)
+    hashes = {name: digest for fact in facts for name, digest in fact["sha256"].items()}
+    write_json(directory / "config.json", config)
+    write_json(directory / MANIFEST, {"plan": plan, "sha256": hashes})
+    shutil.rmtree(directory / _WORK)
+    return report
+
+
+def _joined_layout(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    from studentfloat.models.packed_files import parse_layout
+
+    weights: dict[str, StoredWeight] = {}
+    for fact in facts:
+        weights |= parse_layout(fact["layout"])
+    return write_layout(weights)
+
+
+def _report(directory: Path, facts: list[dict[str, Any]]) -> PackedModel:
+    weights = sum(fact["weights"] for fact in facts)
+    return PackedModel(
+        directory=str(directory),
+        bits_per_weight=sum(fact["bits"] for fact in facts) / max(1, weights),
+        quantized_weights=weights,
+        plain_weights=sum(fact["plain"] for fact in facts),
+        bytes=sum(fact["bytes"] for fact in facts),
+        tensors=tuple(
+            record_from_json(TensorQuantization, record)
+            for fact in facts
+            for record in fact["records"]
+        ),
+        skipped=tuple(
+            record_from_json(SkippedTensor, skip) for fact in facts for skip in fact["skipped"]
+        ),
+    )
+
+
+def save_shard(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file whole or not at all, the same bytes for the same tensors.
+
+    Raises
+    ------
+    FailureError
+        If it cannot be written; nothing is left of it then.
+    """
+    from safetensors.torch import save_file
+
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One entry of metadata: several would come out in an order of their own each time.
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"format": "pt"})
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        # The library makes it readable by its owner only.
+        temporary.chmod(0o644)
+        temporary.replace(file)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise FailureError(f"cannot write {file}: {error.strerror or error}") from error
+        if type(error).__name__ == "SafetensorError":
+            raise FailureError(f"cannot write {file}: {error}") from error
+        raise
+
+
+def copy_companions(directory: Path, target: Path, *, code: bool = False) -> None:
+    """Copy what a model needs beside its weights; Python files only where asked for.
+
+    Raises
+    ------
+    FailureError
+        If the target cannot be written.
+    """
+    patterns = (*_COMPANIONS, "*.py") if code else _COMPANIONS
+    files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
+    for file in sorted(files - {directory / name for name in (INDEX, MANIFEST, REPORT)}):
+        copy_file(file, target / file.name)
+
+
+def copy_file(file: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(file, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _move_shards(place: Path, directory: Path, count: int) -> None:
+    for number in range(1, count + 1):
+        facts = _facts_file(place, number)
+        if not facts.is_file() or _facts_file(directory, number).is_file():
+            continue
+        name = _shard_name(number, count)
+        try:
+            shutil.move(place / name, directory / f".{name}.tmp")
+            (directory / f".{name}.tmp").replace(directory / name)
+        except OSError as error:
+            raise FailureError(f"cannot move {place / name}: {error.strerror or error}") from error
+        copy_file(facts, _facts_file(directory, number))
+
+
+def _shard_name(number: int, count: int) -> str:
+    return f"model-{number:05}-of-{count:05}.safetensors"
+
+
+def _facts_file(directory: Path, number: int) -> Path:
+    return directory / _WORK / f"shard-{number:05}.json"

@@ -1,0 +1,267 @@
+"""A directory of packed weights: what is in it, read with nothing taken on trust."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studentfloat.errors import ModelError
+from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.quantize.stored import StoredWeight, formats_of, formats_to_json
+from studentfloat.quantize.weight import QuantizedWeight
+
+__all__ = [
+    "CONFIG_KEY",
+    "LAYOUT_VERSION",
+    "MANIFEST",
+    "PackedCheckpoint",
+    "parse_layout",
+    "read_raw",
+    "sha256_of",
+    "write_layout",
+]
+
+LAYOUT_VERSION = 1
+METHOD = "studentfloat"
+CONFIG_KEY = "quantization_config"
+MANIFEST = "studentfloat.json"
+INDEX = "model.safetensors.index.json"
+
+_LARGEST_JSON = 256 << 20
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def write_layout(tensors: Mapping[str, StoredWeight]) -> dict[str, Any]:
+    """The ``quantization_config`` that describes these weights."""
+    formats: dict[str, Any] = {}
+    entries = {name: stored.to_json(formats) for name, stored in tensors.items()}
+    schemes: list[dict[str, Any]] = []
+    for entry in entries.values():
+        # Nearly all weights share a scheme; it is written once.
+        if entry["scheme"] not in schemes:
+            schemes.append(entry["scheme"])
+        entry["scheme"] = schemes.index(entry["scheme"])
+    return {
+        "quant_method": METHOD,
+        "version": LAYOUT_VERSION,
+        "formats": formats_to_json(formats),
+        "schemes": schemes,
+        "tensors": entries,
+    }
+
+
+def parse_layout(config: Any) -> dict[str, StoredWeight]:
+    """Read a ``quantization_config``.
+
+    Raises
+    ------
+    ModelError
+        If it is of another method or version, or anything in it is not what it must be.
+    """
+    if not isinstance(config, Mapping) or config.get("quant_method") != METHOD:
+        raise ModelError(f"its {CONFIG_KEY} is not of quant_method {METHOD!r}")
+    version = config.get("version")
+    if version != LAYOUT_VERSION:
+        raise ModelError(
+            f"its packed layout has version {version!r}; this studentfloat reads {LAYOUT_VERSION}"
+        )
+    formats = formats_of(config.get("formats"))
+    schemes, tensors = config.get("schemes"), config.get("tensors")
+    if not isinstance(schemes, list) or not isinstance(tensors, Mapping):
+        raise ModelError(f"its {CONFIG_KEY} lacks a list 'schemes' or a table 'tensors'")
+    found = {}
+    for name, entry in tensors.items():
+        if not isinstance(entry, Mapping):
+            raise ModelError(f"{name}: its entry in {CONFIG_KEY} is no table")
+        number = entry.get("scheme")
+        if not isinstance(number, int) or not 0 <= number < len(schemes):
+            raise ModelError(f"{name}: scheme {number!r} of {len(schemes)}")
+        data = {**entry, "scheme": schemes[number]}
+        found[str(name)] = StoredWeight.from_json(data, formats, str(name))
+    return found
+
+
+def read_raw(tensor: StoredTensor) -> Tensor:
+    """Read a tensor as it is stored, of its own type and shape.
+
+    Raises
+    ------
+    ModelError
+        If the shard ends before it does, or its type is unknown.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ModelError(f"{tensor.name} in {tensor.shard.name} is of unknown type {tensor.dtype}")
+    size = math.prod(tensor.shape) * dtype.itemsize
+    if size != tensor.bytes:
+        raise ModelError(
+            f"the shard {tensor.shard.name} is damaged: its header gives {tensor.name} "
+            f"{tensor.bytes} bytes for {tensor.dtype} of shape {list(tensor.shape)}"
+        )
+    if size == 0:
+        return torch.empty(tensor.shape, dtype=dtype)
+    try:
+        # Before anything is allocated: a header may claim any size.
+        if tensor.offset + size > tensor.shard.stat().st_size:
+            raise ModelError(
+                f"the shard {tensor.shard.name} is truncated: {tensor.name} should end at byte "
+                f"{tensor.offset + size}"
+            )
+        with tensor.shard.open("rb") as stream:
+            stream.seek(tensor.offset)
+            raw = np.fromfile(stream, dtype=np.uint8, count=size)
+    except OSError as error:
+        raise ModelError(f"cannot read the shard {tensor.shard}: {error.strerror}") from error
+    if raw.size < size:
+        raise ModelError(f"the shard {tensor.shard.name} is truncated: {tensor.name} is not whole")
+    return torch.from_numpy(raw).view(dtype).reshape(tensor.shape)
+
+
+def sha256_of(tensor: Tensor) -> str:
+    """Hash of a tensor's bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PackedCheckpoint:
+    """A packed model's files.
+
+    Attributes
+    ----------
+    directory
+        Holds ``config.json`` and the shards.
+    config
+        The model's configuration as it stands there.
+    weights
+        What is quantized, by name.
+    files
+        Every tensor in the shards, by name.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    weights: dict[str, StoredWeight]
+    files: dict[str, StoredTensor]
+
+    @classmethod
+    def open(cls, directory: Path) -> PackedCheckpoint:
+        """Open a directory; headers are read, weights are not.
+
+        Raises
+        ------
+        ModelError
+            If it is no packed checkpoint, or its headers do not fit what its configuration
+            promises: the message names file and tensor.
+        """
+        config = _read_table(directory / "config.json")
+        if CONFIG_KEY not in config:
+            raise ModelError(f"{directory} is not packed: its config.json has no {CONFIG_KEY}")
+        try:
+            weights = parse_layout(config[CONFIG_KEY])
+        except ModelError as error:
+            raise ModelError(f"{directory}: {error}") from error
+        tensors, damaged = list_tensors(_shards(directory))
+        for reason in damaged.values():
+            raise ModelError(reason)
+        files: dict[str, StoredTensor] = {}
+        for tensor in tensors:
+            if tensor.name in files:
+                raise ModelError(
+                    f"{tensor.name} is in two shards: {files[tensor.name].shard.name} and "
+                    f"{tensor.shard.name}"
+                )
+            files[tensor.name] = tensor
+        checkpoint = cls(directory, config, weights, files)
+        for name, stored in weights.items():
+            for suffix, part in stored.expected_parts().items():
+                checkpoint._check_header(name + suffix, part.dtype, part.shape)
+        return checkpoint
+
+    def weight(self, name: str) -> QuantizedWeight:
+        """Read one weight, checked in every number.
+
+        Raises
+        ------
+        ModelError
+            If a tensor of it is damaged or not what it must be; the message names it.
+        """
+        stored = self.weights[name]
+        parts = {s: read_raw(self.files[name + s]) for s in stored.expected_parts()}
+        stored.check(parts, name)
+        return stored.assemble(parts)
+
+    def plain_names(self) -> Iterator[str]:
+        """Names of the tensors that are stored as they were."""
+        parts = {name + s for name, w in self.weights.items() for s in w.expected_parts()}
+        return (name for name in self.files if name not in parts)
+
+    def _check_header(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        found = self.files.get(name)
+        if found is None:
+            raise ModelError(f"{self.directory} lacks the tensor {name}")
+        if _DTYPES.get(found.dtype) != dtype or found.shape != shape:
+            raise ModelError(
+                f"{name} in {found.shard.name} is {found.dtype} of shape {list(found.shape)}; "
+                f"its configuration says {str(dtype).removeprefix('torch.')} of shape {list(shape)}"
+            )
+
+
+def _shards(directory: Path) -> list[Path]:
+    """The shards that the index names, or all; none may lie outside of the directory."""
+    index = directory / INDEX
+    if index.exists():
+        table = _read_table(index).get("weight_map")
+        if not isinstance(table, dict):
+            raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
+        names = sorted({str(name) for name in table.values()})
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ModelError(f"{index} names {name!r}, which is no shard beside it")
+        shards = [directory / name for name in names]
+    else:
+        shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        raise ModelError(f"{directory} has no weights: no *.safetensors file")
+    for shard in shards:
+        if not shard.is_file():
+            raise ModelError(f"{directory} lacks the shard {shard.name}")
+    return shards
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _LARGEST_JSON:
+            raise ModelError(
+                f"{file} has {file.stat().st_size} bytes, too many for a configuration"
+            )
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON: {str(error)[:120]}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} is not a JSON object")
+    return data

@@ -1,0 +1,95 @@
+"""What quantizing a model gives: weights, changed parameters and records, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.records import SkippedTensor, TensorQuantization
+
+__all__ = ["QuantizedBlock", "QuantizedModel"]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedBlock:
+    """One finished part of a model: a decoder block, or what lies outside of all blocks.
+
+    Attributes
+    ----------
+    name
+        Module name of the block (``model.layers.3``); "" for what lies outside.
+    weights
+        By site name, as :class:`~studentfloat.models.WeightSite` has it.
+    changed
+        Other parameters that the method changed (norm weights that smoothing was folded
+        into), by name, as they are now.
+    records
+        One per weight.
+    """
+
+    name: str
+    weights: Mapping[str, QuantizedWeight]
+    changed: Mapping[str, Tensor] = field(default_factory=dict)
+    records: tuple[TensorQuantization, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A model's weights after quantizing: finished blocks in the model's order.
+
+    Attributes
+    ----------
+    scheme, method
+        What was asked for.
+    settings
+        Everything else that the result depends on, as plain data.
+    blocks
+        In the order in which they were quantized; what lies outside of blocks is last.
+    skipped
+        Parameters that were left alone, and why.
+    """
+
+    scheme: Scheme
+    method: str
+    blocks: tuple[QuantizedBlock, ...]
+    skipped: tuple[SkippedTensor, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def weights(self) -> dict[str, QuantizedWeight]:
+        """All weights by site name."""
+        return {name: weight for block in self.blocks for name, weight in block.weights.items()}
+
+    @cached_property
+    def changed(self) -> dict[str, Tensor]:
+        """All other parameters that changed, by name."""
+        return {name: value for block in self.blocks for name, value in block.changed.items()}
+
+    @property
+    def records(self) -> tuple[TensorQuantization, ...]:
+        """One per weight."""
+        return tuple(record for block in self.blocks for record in block.records)
+
+    @property
+    def bits(self) -> int:
+        """All bits stored for the weights; codebooks learned per tensor are counted too.
+
+        One table (the scheme's own) is free, as in :attr:`QuantizedTensor.bits`.
+        """
+        tables = {f for weight in self.weights.values() for f in weight.base.scheme.formats}
+        learned = tables.difference(self.scheme.formats)
+        return sum(weight.bits for weight in self.weights.values()) + sum(
+            32 << f.bits for f in learned
+        )
+
+    @property
+    def bits_per_weight(self) -> float:
+        """:attr:`bits` over the number of weights."""
+        count = sum(weight.base.numel for weight in self.weights.values())
+        return self.bits / max(1, count)
