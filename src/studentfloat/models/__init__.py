@@ -13,6 +13,8 @@ from studentfloat.models.cache import cache_directory
 from studentfloat.models.sources import ModelSource, Trust, find_model
 
 if TYPE_CHECKING:
+    from studentfloat.models.calibration import Calibration, CalibrationWindows
+    from studentfloat.models.driver import ModelQuantizer, quantize_model
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
     from studentfloat.models.pack import quantize_checkpoint
     from studentfloat.models.pack_writer import merge_parts
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 
 __all__ = [
+    "Calibration",
+    "CalibrationWindows",
     "LoadedModel",
     "ModelKind",
+    "ModelQuantizer",
     "ModelSource",
     "PackedCheckpoint",
     "QuantizedBlock",
@@ -37,6 +42,7 @@ __all__ = [
     "load_model",
     "merge_parts",
     "quantize_checkpoint",
+    "quantize_model",
     "verify_checkpoint",
     "walk_weights",
 ]
@@ -50,6 +56,10 @@ _HOMES = {
     "LoadedModel": "load",
     "ModelKind": "load",
     "load_model": "load",
+    "Calibration": "calibration",
+    "CalibrationWindows": "calibration",
+    "ModelQuantizer": "driver",
+    "quantize_model": "driver",
     "QuantizedBlock": "quantized",
     "QuantizedModel": "quantized",
     "WeightKind": "walk",

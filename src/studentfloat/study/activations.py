@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from studentfloat.errors import DataError, StudentFloatError
-from studentfloat.evaluate.text import EvaluationText, cut_windows, load_text
 from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
+from studentfloat.models.text import EvaluationText, cut_windows, load_text
 from studentfloat.models.walk import walk_weights
 from studentfloat.records import TensorProfile
 from studentfloat.study.profile import (
