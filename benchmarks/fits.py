@@ -167,9 +167,9 @@ def forward(windows: int) -> None:
     """A forward pass with and without activation profiling."""
     import torch
 
-    from studentfloat.evaluate.text import cut_windows, load_text
     from studentfloat.models import find_model, load_model
     from studentfloat.models.capture import capture_activations
+    from studentfloat.models.text import cut_windows, load_text
 
     model = load_model(find_model("smollm2-135m"))
     rows = cut_windows(load_text(), model, count=windows, length=512)

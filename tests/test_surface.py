@@ -9,7 +9,7 @@ import pytest
 SURFACE = {
     "studentfloat": [
         *("Format", "QuantizedTensor", "Scheme", "__version__", "compare", "fake_quantize"),
-        *("get_format", "resolve_format"),
+        *("get_format", "quantize_model", "resolve_format"),
     ],
     "studentfloat.formats": [
         *("CATALOG", "PUBLISHED_ELEVEN", "Format", "IntegerGrid", "additive_powers_of_two"),
@@ -19,15 +19,19 @@ SURFACE = {
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
-        *("LowRank", "Outliers", "QuantizedWeight"),
+        *("GPTQOptions", "GPTQResult", "LowRank", "Outliers", "QuantizedWeight", "gptq"),
+        *("METHOD_STEPS", "Recipe", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
     "studentfloat.kernels": [
         *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
     ],
     "studentfloat.models": [
+        *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
+        "verify_checkpoint",
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
-        *("QuantizedBlock", "QuantizedModel"),
+        *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
+        *("QuantizedModel", "quantize_model"),
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
     "studentfloat.evaluate": [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studentfloat.formats import Format, get_format, resolve_format
+    from studentfloat.models import quantize_model
     from studentfloat.quantize import (
         QuantizedTensor,
         Scheme,
@@ -28,6 +29,7 @@ _HOMES = {
     "Scheme": "studentfloat.quantize",
     "fake_quantize": "studentfloat.quantize",
     "compare": "studentfloat.study",
+    "quantize_model": "studentfloat.models",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "compare",
     "fake_quantize",
     "get_format",
+    "quantize_model",
     "resolve_format",
 ]
 

@@ -26,13 +26,13 @@ __all__ = [
     "Frontier",
     "FrontierPoint",
     "PackedModel",
-    "PackedTensor",
     "PairedDifference",
     "Provenance",
     "SkippedTensor",
     "Standing",
     "TensorError",
     "TensorQuantization",
+    "Verification",
     "read_json",
     "record_from_json",
     "record_to_json",
@@ -271,43 +271,6 @@ class SkippedTensor:
 
 
 @dataclass(frozen=True)
-class PackedTensor:
-    """What quantizing one tensor of a packed model did to it.
-
-    Attributes
-    ----------
-    name, shape
-        As in the source checkpoint.
-    kind
-        How it is multiplied by: "linear", "experts", "embedding" ...
-    method
-        That made it: "rtn", "gptq" ...
-    nmse, snr_db
-        Weight error, as in :class:`TensorError`.
-    bits_per_weight
-        All bits stored for the tensor over its number of weights.
-    least_scale, greatest_scale
-        Magnitudes among the block scales.
-    seconds
-        That it took.
-    notes
-        What a user must know: damping raised, no token seen ...
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    method: str
-    nmse: float
-    snr_db: float | None
-    bits_per_weight: float
-    least_scale: float
-    greatest_scale: float
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class PackedModel:
     """What a packed checkpoint is and how it was made.
 
@@ -333,8 +296,35 @@ class PackedModel:
     quantized_weights: int
     plain_weights: int
     bytes: int
-    tensors: tuple[PackedTensor, ...]
+    tensors: tuple[TensorQuantization, ...]
     skipped: tuple[SkippedTensor, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What checking a packed checkpoint found.
+
+    Attributes
+    ----------
+    weights, tensors
+        How many packed weights and stored tensors were read.
+    hashed
+        How many tensors had a hash on record to compare with.
+    compared_with
+        The source that names and shapes were held against, if one was given.
+    problems
+        One line each; none means that all is well.
+    """
+
+    KIND: ClassVar[str] = "studentfloat.verification"
+    VERSION: ClassVar[int] = 1
+
+    directory: str
+    weights: int
+    tensors: int
+    hashed: int
+    compared_with: str | None
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -631,6 +621,9 @@ class TensorProfile:
     blocks, channels
         Fits to the numbers over the largest magnitude of their block (without that one),
         and over the root mean square of their row; None where they were not asked for.
+    sketch
+        Of an activation in a part that is still to be merged: all that was counted, by
+        which parts add up exactly. None elsewhere.
     """
 
     name: str
@@ -655,6 +648,7 @@ class TensorProfile:
     histogram: Histogram | None = None
     quantiles: QuantilePairs | None = None
     problem: str | None = None
+    sketch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -700,6 +694,8 @@ class Profile:
     weights
         Hash by which parts of one model know each other: see
         :func:`~studentfloat.models.stream.fingerprint`.
+    windows
+        A hash of each window of the text (or each image) that the activations are of.
     """
 
     KIND: ClassVar[str] = "profile"
@@ -718,3 +714,4 @@ class Profile:
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: str = ""
+    windows: tuple[str, ...] = ()

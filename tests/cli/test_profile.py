@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 from studentfloat.cli.main import cli
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.formats import load_format
+from studentfloat.study.profiles import models_in
 
 
 @pytest.fixture
@@ -106,11 +109,34 @@ def test_profiling_weights_leaves_torch_unloaded(model) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+PAPER = Path(__file__).parents[2] / "studies" / "paper-networks.toml"
+
+
 def test_the_papers_networks_are_a_list_of_hub_ids() -> None:
-    from pathlib import Path
-
-    from studentfloat.study.profiles import models_in
-
-    names = models_in(Path(__file__).parents[2] / "studies" / "paper-networks.toml")
+    names, not_run = models_in(PAPER)
     assert len(names) == len(set(names)) == 25
     assert all(name.count("/") == 1 for name in names)
+    assert set(not_run) == {"FLAN-T5", "RegNet", "ConvMixer", "CoAT-Lite"}
+
+
+def test_networks_without_an_id_are_reported_as_not_run(model, tmp_path) -> None:
+    (tmp_path / "list.toml").write_text(
+        f'[[network]]\nid = "{model}"\n[[network]]\nname = "RegNet"\nnot_run = "which one?"\n'
+    )
+    done = run("profile", "--list", tmp_path / "list.toml", "-q")
+    assert "RegNet was not run: which one?" in " ".join(done.stdout.split())
+    (tmp_path / "bad.toml").write_text('[[network]]\nname = "RegNet"\n')
+    with pytest.raises(ConfigError, match="the reason why it is not_run"):
+        run("profile", "--list", tmp_path / "bad.toml", "-q")
+
+
+def test_derive_takes_one_model_of_a_file_of_several(model, tmp_path) -> None:
+    out = tmp_path / "several.json"
+    run("profile", model, tmp_path / "absent", "-o", out, "-q")
+    assert run("derive", "--profile", out).exit_code == 0  # the only one that could be run
+    copy = shutil.copytree(model, tmp_path / "copy")
+    run("profile", model, copy, "-o", out, "-q")
+    done = run("derive", "--profile", out, "--model", copy)
+    assert "of " + str(copy) in done.stdout
+    with pytest.raises(ConfigError, match=r"name one \(--model NAME\)"):
+        run("derive", "--profile", out)

@@ -307,3 +307,20 @@ def test_a_tail_heavier_than_any_t_is_told_so(rng) -> None:
 def test_an_unknown_law_is_named() -> None:
     with pytest.raises(DataError, match="'cauchy'"):
         fit_laws(np.linspace(-1, 1, 100), laws=("cauchy", "normal"))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.24])
+def test_zeros_among_the_numbers_do_not_draw_the_scale_to_zero(rng, share) -> None:
+    """What leaves a ReLU: an atom makes the likelihood unbounded for small ν."""
+    x = rng.standard_t(5, 4000).astype(np.float32)
+    x[: int(share * x.size)] = 0
+    fits = fit_laws(x)
+    t, normal = fits.by_law["student_t"], fits.by_law["normal"]
+    assert 0.3 * normal.law.scale < t.law.scale < normal.law.scale
+    assert t.log_likelihood > normal.log_likelihood
+    assert 1 < t.law.degrees_of_freedom < 6
+    low, high = t.interval
+    assert low < t.law.degrees_of_freedom < high
+    flat = rng.random(1000).astype(np.float32) + 0.1
+    flat[: int(share * flat.size)] = 0
+    assert math.isinf(fit_laws(flat).by_law["student_t"].law.degrees_of_freedom)

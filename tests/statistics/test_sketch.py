@@ -127,3 +127,15 @@ def test_pooling_keeps_mass_and_means_and_leaves_zeros_alone(rng) -> None:
 def test_integers_are_no_real_numbers(values) -> None:
     with pytest.raises(DataError, match=str(values.dtype)):
         Sketch.of(values)
+
+
+@given(FLOATS)
+def test_text_keeps_all_of_it(values) -> None:
+    sketch = Sketch.of(values)
+    assert Sketch.from_text(sketch.to_text()) == sketch
+
+
+@pytest.mark.parametrize("text", ["", "x", "AAAA", Sketch.of([1.0, 2.0]).to_text()[:-8]])
+def test_text_that_is_no_sketch(text) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        Sketch.from_text(text)

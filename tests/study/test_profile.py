@@ -22,12 +22,8 @@ from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
 from studentfloat.study import profile as profile_module
 from studentfloat.study.derive import DeriveOptions, derive_formats, pooled_histogram
-from studentfloat.study.profile import (
-    ActivationSettings,
-    ProfileSettings,
-    merge_profiles,
-    profile_model,
-)
+from studentfloat.study.merge import merge_profiles
+from studentfloat.study.profile import ProfileSettings, profile_model
 from studentfloat.study.profile_file import profile_from_json, profile_to_json, read_profile
 
 
@@ -277,21 +273,31 @@ def test_settings_that_make_no_sense(settings) -> None:
         ProfileSettings(**settings)
 
 
-def test_a_shard_has_no_activations() -> None:
-    with pytest.raises(ConfigError, match="shard 1/2 with activations"):
-        ProfileSettings(shard=(1, 2), activations=ActivationSettings())
-
-
 def test_what_is_no_profile(tmp_path) -> None:
     (tmp_path / "x.json").write_text('{"schema": "comparison/1"}')
     with pytest.raises(FailureError, match="comparison/1"):
         read_profile(tmp_path / "x.json")
 
 
-def test_a_file_of_several_models_is_no_profile_of_one(tmp_path) -> None:
-    (tmp_path / "x.json").write_text('{"schema": "profiles/1", "models": [], "not_run": []}')
-    with pytest.raises(FailureError, match=r"x\.json is of .*several models.* one model per file"):
-        read_profile(tmp_path / "x.json")
+def test_a_file_of_several_models_needs_a_name(small, tmp_path) -> None:
+    path = tmp_path / "x.json"
+    other = {**profile_to_json(small), "model": "other"}
+    several = {"schema": "profiles/1", "models": [profile_to_json(small), other], "not_run": []}
+    path.write_text(json.dumps(several))
+    assert read_profile(path, "other").model == "other"
+    assert read_profile(path, small.model) == small
+    with pytest.raises(ConfigError, match=r"several models: name one \(--model NAME\): .*, other"):
+        read_profile(path)
+    with pytest.raises(ConfigError, match="third is not among them"):
+        read_profile(path, "third")
+    path.write_text(json.dumps({**several, "models": [other]}))  # beside models that failed
+    assert read_profile(path).model == "other"
+    path.write_text(json.dumps({**several, "models": []}))
+    with pytest.raises(FailureError, match="no profile: none of its models could be run"):
+        read_profile(path)
+    path.write_text(json.dumps(profile_to_json(small)))
+    with pytest.raises(ConfigError, match="not of other"):
+        read_profile(path, "other")
 
 
 @pytest.mark.parametrize(
@@ -355,6 +361,20 @@ def test_the_pooled_histogram_counts_everything_once(small) -> None:
     assert sum(counts) == 6 * 96 * 160
     middles = (np.array(edges[1:]) + edges[:-1]) / 2
     assert np.sum(np.array(counts) * middles**2) / sum(counts) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_formats_of_other_settings_have_other_names(small) -> None:
+    options = [
+        DeriveOptions(),
+        *(
+            DeriveOptions(criterion="block-optimal", source=source, scale_rule=rule, block_size=b)
+            for source in ("law", "histogram")
+            for rule in ("absmax", "signed-absmax")
+            for b in (64, 128)
+        ),
+    ]
+    names = [derive_formats(small, one)[""].name for one in options]
+    assert len(set(names)) == len(names)
 
 
 def test_derive_refuses_what_cannot_be(small) -> None:

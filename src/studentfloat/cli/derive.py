@@ -18,6 +18,7 @@ __all__ = ["derive"]
     required=True,
     help="What `studentfloat profile -o` wrote.",
 )
+@click.option("--model", help="Which model's, where the file has the profiles of several.")
 @click.option("--bits", default=4, show_default=True, help="Width of a code, 2 to 8.")
 @click.option(
     "--criterion",
@@ -45,7 +46,9 @@ __all__ = ["derive"]
     help="The format (TOML); with more than one, the group's name goes before the ending.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The formats on stdout as JSON.")
-def derive(profile_file: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+def derive(
+    profile_file: Path, model: str | None, output: Path | None, as_json: bool, **options: Any
+) -> None:
     """The format that follows from a profile.
 
     `studentfloat compare --formats fmt.toml` then tells whether it was worth it.
@@ -56,7 +59,7 @@ def derive(profile_file: Path, output: Path | None, as_json: bool, **options: An
     from studentfloat.study.derive import DeriveOptions, derive_formats
     from studentfloat.study.profile_file import read_profile
 
-    formats = derive_formats(read_profile(profile_file), DeriveOptions(**options))
+    formats = derive_formats(read_profile(profile_file, model), DeriveOptions(**options))
     if as_json:
         data = {
             name or "model": {

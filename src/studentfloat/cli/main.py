@@ -17,6 +17,10 @@ __all__ = ["cli", "main"]
 # Name of the subcommand, its module, and its help: stated here so that `--help` imports none.
 _COMMANDS = {
     "compare": "What each number format costs a model: the main job.",
+    "quantize": "Pack a model in any format, ready for from_pretrained.",
+    "verify": "Is a packed model what it says it is?",
+    "dequantize": "A dense model again, that any tool loads.",
+    "merge": "Join the parts that `quantize --shard` made.",
     "formats": "List the number formats, or show one.",
     "hardware": "What a format costs in silicon: proved RTL, area, delay, energy.",
     "profile": "Which law do a model's weights and activations follow?",

@@ -30,7 +30,15 @@ __all__ = ["profile"]
     type=click.Path(path_type=Path),
     help="UTF-8 text for the activations (default: the language reference in CPython).",
 )
-@click.option("--windows", default=8, show_default=True, help="How many windows of the text.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="For vision models: a .npy file (n, channels, height, width), normalized as the model "
+    "takes them (default: noise, as in the paper).",
+)
+@click.option(
+    "--windows", default=8, show_default=True, help="How many windows of the text, or images."
+)
 @click.option("--window-length", default=512, show_default=True, help="Tokens in a window.")
 @click.option("--blocks", type=int, help="Also fit weights scaled by blocks of this size.")
 @click.option("--channels", is_flag=True, help="Also fit weights scaled by row.")
@@ -41,9 +49,18 @@ __all__ = ["profile"]
     show_default=True,
     help="Whether the laws are centered at 0 or fitted a center.",
 )
-@click.option("--shard", default="1/1", help="I/N: every N-th weight from the I-th, to be merged.")
 @click.option(
-    "--merge", is_flag=True, help="MODEL... are profile.json files of shards: add them up."
+    "--shard",
+    default="1/1",
+    help="I/N: every N-th weight, and every N-th window, from the I-th; to be merged.",
+)
+@click.option(
+    "--keep-sketches",
+    is_flag=True,
+    help="Keep what activations add up by, to merge with those of another text.",
+)
+@click.option(
+    "--merge", is_flag=True, help="MODEL... are profile.json files of parts: add them up."
 )
 @click.option(
     "-o",

@@ -10,7 +10,7 @@ from studentfloat.evaluate.bootstrap import mean_and_error, paired_differences, 
 
 if TYPE_CHECKING:
     from studentfloat.evaluate.quality import OriginalOutputs, WindowScores, score_windows
-    from studentfloat.evaluate.text import EvaluationText, cut_windows, load_text
+    from studentfloat.models.text import EvaluationText, cut_windows, load_text
 
 __all__ = [
     "EvaluationText",
@@ -25,12 +25,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EvaluationText": "text",
-    "cut_windows": "text",
-    "load_text": "text",
-    "OriginalOutputs": "quality",
-    "WindowScores": "quality",
-    "score_windows": "quality",
+    "EvaluationText": "models.text",
+    "cut_windows": "models.text",
+    "load_text": "models.text",
+    "OriginalOutputs": "evaluate.quality",
+    "WindowScores": "evaluate.quality",
+    "score_windows": "evaluate.quality",
 }
 
 
@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'studentfloat.evaluate' has no attribute {name!r}")
     try:
-        return getattr(import_module(f"studentfloat.evaluate.{_HOMES[name]}"), name)
+        return getattr(import_module(f"studentfloat.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name == "torch":
             raise MissingDependencyError.for_extra("torch", "models") from None

@@ -13,29 +13,53 @@ from studentfloat.models.cache import cache_directory
 from studentfloat.models.sources import ModelSource, Trust, find_model
 
 if TYPE_CHECKING:
+    from studentfloat.models.calibration import Calibration, CalibrationWindows
+    from studentfloat.models.driver import ModelQuantizer, quantize_model
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
+    from studentfloat.models.pack import quantize_checkpoint
+    from studentfloat.models.pack_writer import merge_parts
+    from studentfloat.models.packed_files import PackedCheckpoint
     from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
+    from studentfloat.models.unpack import dequantize_checkpoint, verify_checkpoint
     from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 
 __all__ = [
+    "Calibration",
+    "CalibrationWindows",
     "LoadedModel",
     "ModelKind",
+    "ModelQuantizer",
     "ModelSource",
+    "PackedCheckpoint",
     "QuantizedBlock",
     "QuantizedModel",
     "Trust",
     "WeightKind",
     "WeightSite",
     "cache_directory",
+    "dequantize_checkpoint",
     "find_model",
     "load_model",
+    "merge_parts",
+    "quantize_checkpoint",
+    "quantize_model",
+    "verify_checkpoint",
     "walk_weights",
 ]
 
 _HOMES = {
+    "quantize_checkpoint": "pack",
+    "merge_parts": "pack_writer",
+    "verify_checkpoint": "unpack",
+    "dequantize_checkpoint": "unpack",
+    "PackedCheckpoint": "packed_files",
     "LoadedModel": "load",
     "ModelKind": "load",
     "load_model": "load",
+    "Calibration": "calibration",
+    "CalibrationWindows": "calibration",
+    "ModelQuantizer": "driver",
+    "quantize_model": "driver",
     "QuantizedBlock": "quantized",
     "QuantizedModel": "quantized",
     "WeightKind": "walk",

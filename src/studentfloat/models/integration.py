@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
@@ -16,18 +17,20 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.formats import Format
+from studentfloat.kernels.packed_matrix import COMPUTE
 from studentfloat.models.packed_files import METHOD, parse_layout, write_layout
 from studentfloat.models.packed_layers import (
+    PackedLinear,
     PackedModule,
     finish_experts,
     pack_site,
     packed_weights,
     unpack_module,
 )
-from studentfloat.models.skeleton import orientation_of
+from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
-from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
+from studentfloat.quantize.scheme import TENSOR, Scheme
+from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -37,7 +40,7 @@ _log = logging.getLogger("studentfloat")
 _LAYOUT_KEYS = ("version", "formats", "schemes", "tensors")
 
 
-class StudentFloatConfig(QuantizationConfigMixin):
+class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """How transformers is to quantize a model while loading it, or how one is packed.
 
     Parameters
@@ -54,6 +57,9 @@ class StudentFloatConfig(QuantizationConfigMixin):
         Names, or ends of names, of modules to leave alone.
     dequantize
         On a packed checkpoint: give a dense model instead.
+    compute
+        Arithmetic of the native kernel: "float32", "bfloat16", or "int8", which rounds
+        activations to 8 bits (W4A8, an error of about 1 %); by default the model's own type.
     layout
         The keys that a packed checkpoint's ``config.json`` has instead; not given by hand.
 
@@ -76,16 +82,22 @@ class StudentFloatConfig(QuantizationConfigMixin):
         head: bool = False,
         modules_to_not_convert: list[str] | None = None,
         dequantize: bool = False,
+        compute: str | None = None,
         quant_method: str = METHOD,
         **layout: Any,
     ) -> None:
         for key in layout:
             if key not in _LAYOUT_KEYS:
-                raise ConfigError(f"quantization_config has {key!r}, which studentfloat does not know")
+                raise ConfigError(
+                    f"quantization_config has {key!r}, which studentfloat does not know"
+                )
         if quant_method != METHOD:
             raise ConfigError(f"quant_method {quant_method!r} is not {METHOD!r}")
         self.quant_method = METHOD
         self.dequantize = dequantize
+        if compute is not None and compute not in COMPUTE:
+            raise ConfigError(f"compute {compute!r}: one of {', '.join(COMPUTE)}")
+        self.compute: Any = compute
         self.embeddings, self.head = embeddings, head
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.layout: dict[str, Any] | None = None
@@ -108,7 +120,7 @@ class StudentFloatConfig(QuantizationConfigMixin):
 
     def get_loading_attributes(self) -> dict[str, Any]:
         """What may be changed when a packed checkpoint is loaded."""
-        return {"dequantize": self.dequantize}
+        return {"dequantize": self.dequantize, "compute": self.compute}
 
     def to_dict(self) -> dict[str, Any]:
         """The ``quantization_config`` of a checkpoint; before one is loaded, the settings."""
@@ -130,7 +142,7 @@ class StudentFloatConfig(QuantizationConfigMixin):
         return self.to_dict()
 
 
-class StudentFloatQuantizer(HfQuantizer):
+class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     """Puts packed layers into a model, fills them from packed or from dense checkpoints."""
 
     requires_calibration = False
@@ -139,7 +151,8 @@ class StudentFloatQuantizer(HfQuantizer):
     def __init__(self, quantization_config: StudentFloatConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._sites: dict[str, StoredWeight] = {}
-        self._by_source: dict[str, StoredWeight] = {}
+        self._conversions: list[Any] = []
+        self._types: dict[str, torch.dtype] = {}
 
     def update_device_map(self, device_map: Any) -> Any:
         """Leave it: packed layers run wherever they are put."""
@@ -154,7 +167,7 @@ class StudentFloatQuantizer(HfQuantizer):
         return _QuantizeOnLoad(self)
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        dtype = kwargs.get("dtype") or model.config.dtype or torch.get_default_dtype()
+        dtype = _dtype(kwargs.get("dtype") or model.config.dtype)
         if self.pre_quantized:
             wanted = self.quantization_config.weights
             sites = _sites_by_name(model)
@@ -163,15 +176,19 @@ class StudentFloatQuantizer(HfQuantizer):
             scheme = self.quantization_config.scheme
             assert scheme is not None
             self._sites, sites = self._choose(model, scheme)
+        self._types = {n: p.dtype for n, p in model.named_parameters() if n not in self._sites}
+        self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
         for name, stored in self._sites.items():
             pack_site(model, sites[name], stored, dtype)
-        _tie_parts(model, self._sites)
+            if not self.pre_quantized:
+                _expect_dense(model, (name, *sites[name].tied), stored, dtype)
         return model
 
     def _choose(
         self, model: Any, scheme: Scheme
     ) -> tuple[dict[str, StoredWeight], dict[str, WeightSite]]:
         config = self.quantization_config
+        share_tied_parameters(model)
         found, skipped = walk_weights(model, embeddings=config.embeddings, head=config.head)
         chosen, sites = {}, {}
         for site in found:
@@ -191,32 +208,37 @@ class StudentFloatQuantizer(HfQuantizer):
         return chosen, sites
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, parameter in model.named_parameters():
+            # transformers 5.0 keeps the file's type for tensors that it renames.
+            wanted = self._types.get(name, parameter.dtype)
+            if parameter.is_floating_point() and parameter.dtype != wanted:
+                parameter.data = parameter.data.to(wanted)
         for name, module in model.named_modules():
             if not isinstance(module, PackedModule):
                 continue
-            for parameter in module.packed_names():
-                its = module._parameters[parameter]
-                if its is not None:
-                    its.requires_grad_(False)
             finish_experts(module)
-            if all(
-                p is not None and p.device.type != "meta"
-                for n, p in module._parameters.items()
-                if n in module.packed_names()
-            ):
+            if module.is_loaded():
                 module.check(name)
-            module.changed()
+            if isinstance(module, PackedLinear):
+                module.compute = self.quantization_config.compute
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model, dtype=None)
-        self.quantization_config.layout = write_layout(packed_weights(model))
+        # Saved under the model's own names: undoing what joined single experts would split
+        # codes, but not their scales.
+        model._weight_conversions = []
+        tied = getattr(model, "all_tied_weights_keys", {})
+        packed = {n: stored for n, stored in packed_weights(model).items() if n not in tied}
+        self.quantization_config.layout = write_layout(packed)
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         for name, module in list(model.named_modules()):
             if isinstance(module, PackedModule):
-                unpack_module(model, name, module, dtype)
+                unpack_module(model, name, module, None if dtype is None else _dtype(dtype))
         tied = getattr(model, "all_tied_weights_keys", {})
-        for name in [n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))]:
+        for name in [
+            n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))
+        ]:
             del tied[name]
         model.tie_weights()
         return model
@@ -224,6 +246,12 @@ class StudentFloatQuantizer(HfQuantizer):
     def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
         """Join packed tensors of single experts wherever the model joins the weights."""
         return [*weight_conversions, *self._conversions_of_parts(weight_conversions)]
+
+    def get_weight_conversions(self) -> Any:
+        """The same for versions of transformers that know no other hook."""
+        if hasattr(HfQuantizer, "update_weight_conversions"):
+            return []
+        return self._conversions_of_parts(self._conversions)
 
     def _conversions_of_parts(self, conversions: Any) -> list[WeightConverter]:
         if not self.pre_quantized:
@@ -236,14 +264,14 @@ class StudentFloatQuantizer(HfQuantizer):
             sources, targets = list(converter.source_patterns), list(converter.target_patterns)
             if not all(source.endswith(".weight") for source in sources):
                 continue
-            for suffix in sorted(suffixes):
-                added.append(
-                    WeightConverter(
-                        [f"{source}{suffix}$" for source in sources],
-                        [f"{target}{suffix}" for target in targets],
-                        operations=list(converter.operations),
-                    )
+            added += [
+                WeightConverter(
+                    [f"{source}{suffix}$" for source in sources],
+                    [f"{target}{suffix}" for target in targets],
+                    operations=list(converter.operations),
                 )
+                for suffix in sorted(suffixes)
+            ]
         return added
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -256,7 +284,7 @@ class StudentFloatQuantizer(HfQuantizer):
         return True
 
 
-class _QuantizeOnLoad(ConversionOps):
+class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
     """Turns a dense tensor into the stored tensors of its quantized weight."""
 
     def __init__(self, quantizer: StudentFloatQuantizer) -> None:
@@ -270,11 +298,7 @@ class _QuantizeOnLoad(ConversionOps):
             stored = self._quantizer._sites[name]
             matrix = stored.orientation.to_matrix(values)
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
-            for suffix, part in stored_parts(weight).items():
-                shaped = part
-                if len(stored.shape) == 3 and stored.orientation is not Orientation.FLATTENED:
-                    shaped = part.reshape(stored.shape[0], -1, part.shape[-1])
-                result[name + suffix] = shaped
+            result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
         return result
 
 
@@ -290,8 +314,26 @@ def register() -> None:
         auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, StudentFloatConfig)
 
 
+def _dtype(given: Any) -> torch.dtype:
+    """A torch type; configurations hold its name where a model was saved before."""
+    found = getattr(torch, given) if isinstance(given, str) else given
+    return found if isinstance(found, torch.dtype) else torch.get_default_dtype()
+
+
+def _expect_dense(
+    model: Any, names: tuple[str, ...], stored: StoredWeight, dtype: torch.dtype
+) -> None:
+    """Let the loader see a dense parameter, or it would cast weights to bytes on the way."""
+    for name in names:
+        module_name, _, parameter = name.rpartition(".")
+        empty = torch.empty(stored.shape, dtype=dtype, device="meta")
+        model.get_submodule(module_name)._parameters[parameter] = nn.Parameter(
+            empty, requires_grad=False
+        )
+
+
 def _sites_by_name(model: nn.Module) -> dict[str, WeightSite]:
-    model.tie_weights()  # type: ignore[operator]
+    share_tied_parameters(model)
     found, _ = walk_weights(model, embeddings=True, head=True)
     return {site.name: site for site in found}
 
@@ -348,19 +390,3 @@ def _fused(
 def _block_of(name: str) -> str:
     match = re.search(r"(.*?\.\d+)\.", name)
     return match.group(1).split(".")[-1] if match else ""
-
-
-def _tie_parts(model: Any, packed: Mapping[str, StoredWeight]) -> None:
-    """Where a packed weight is tied to another name, its scales and tables are too."""
-    tied = getattr(model, "all_tied_weights_keys", None)
-    if not tied:
-        return
-    for target, source in list(tied.items()):
-        if source in packed and isinstance(
-            model.get_submodule(target.rpartition(".")[0]), PackedModule
-        ):
-            for suffix in packed[source].expected_parts():
-                tied[target + suffix] = source + suffix
-
-
-_ = ROW

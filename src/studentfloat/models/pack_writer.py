@@ -6,16 +6,14 @@ model. What is known of finished shards lies in ``.studentfloat`` inside of it.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError
@@ -25,15 +23,23 @@ from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import (
     PackedModel,
-    PackedTensor,
     SkippedTensor,
+    TensorQuantization,
     read_json,
     record_from_json,
     record_to_json,
     write_json,
 )
 
-__all__ = ["REPORT", "PackWriter", "Shard", "merge"]
+__all__ = [
+    "REPORT",
+    "PackWriter",
+    "Shard",
+    "copy_companions",
+    "copy_file",
+    "merge_parts",
+    "save_shard",
+]
 
 REPORT = "quantization-report.json"
 _WORK = ".studentfloat"
@@ -58,7 +64,7 @@ class Shard:
 
     weights: Mapping[str, tuple[StoredWeight, QuantizedWeight]]
     plain: Mapping[str, Tensor]
-    records: tuple[PackedTensor, ...]
+    records: tuple[TensorQuantization, ...]
     skipped: tuple[SkippedTensor, ...]
 
 
@@ -88,9 +94,10 @@ class PackWriter:
         self, directory: Path, identity: Mapping[str, Any], shards: int, source: ModelSource
     ) -> None:
         self.directory = directory
-        self._plan = {"shards": shards, "identity": dict(identity)}
+        self._plan: dict[str, Any] = {"shards": shards, "identity": dict(identity)}
         work = directory / _WORK
         if (directory / MANIFEST).is_file():
+            shutil.rmtree(work, ignore_errors=True)
             if read_json(directory / MANIFEST).get("plan") != self._plan:
                 raise ConfigError(
                     f"{directory} holds another packed model, or this one made otherwise: "
@@ -105,7 +112,7 @@ class PackWriter:
         elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ConfigError(f"{directory} exists and is not empty: choose another directory")
         else:
-            _copy_companions(source, work / "companions")
+            copy_companions(source.directory, work / "companions", code=source.trust.remote_code)
             write_json(work / _PLAN, self._plan)
 
     def finished(self) -> PackedModel | None:
@@ -126,7 +133,7 @@ class PackWriter:
             stored.check(parts, name)
             tensors |= {name + suffix: part for suffix, part in parts.items()}
         file = self.directory / _shard_name(number, self._plan["shards"])
-        _save(tensors, file)
+        save_shard(tensors, file)
         write_json(
             _facts_file(self.directory, number),
             {
@@ -152,7 +159,7 @@ class PackWriter:
         return _finish(self.directory, self._plan)
 
 
-def merge(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
+def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
     """Complete a model whose shards were made separately, by moving them together.
 
     Parameters
@@ -208,7 +215,7 @@ def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
     write_json(directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
     for file in sorted((directory / _WORK / "companions").iterdir()):
         if file.name != "config.json":
-            _copy(file, directory / file.name)
+            copy_file(file, directory / file.name)
     report = _report(directory, facts)
     write_json(directory / REPORT, record_to_json(report))
     config = read_json(directory / _WORK / "companions" / "config.json")
@@ -238,7 +245,9 @@ def _report(directory: Path, facts: list[dict[str, Any]]) -> PackedModel:
         plain_weights=sum(fact["plain"] for fact in facts),
         bytes=sum(fact["bytes"] for fact in facts),
         tensors=tuple(
-            record_from_json(PackedTensor, record) for fact in facts for record in fact["records"]
+            record_from_json(TensorQuantization, record)
+            for fact in facts
+            for record in fact["records"]
         ),
         skipped=tuple(
             record_from_json(SkippedTensor, skip) for fact in facts for skip in fact["skipped"]
@@ -246,7 +255,14 @@ def _report(directory: Path, facts: list[dict[str, Any]]) -> PackedModel:
     )
 
 
-def _save(tensors: dict[str, Tensor], file: Path) -> None:
+def save_shard(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file whole or not at all, the same bytes for the same tensors.
+
+    Raises
+    ------
+    FailureError
+        If it cannot be written; nothing is left of it then.
+    """
     from safetensors.torch import save_file
 
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -256,6 +272,8 @@ def _save(tensors: dict[str, Tensor], file: Path) -> None:
         save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"format": "pt"})
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        # The library makes it readable by its owner only.
+        temporary.chmod(0o644)
         temporary.replace(file)
     except Exception as error:
         temporary.unlink(missing_ok=True)
@@ -266,20 +284,26 @@ def _save(tensors: dict[str, Tensor], file: Path) -> None:
         raise
 
 
-def _copy_companions(source: ModelSource, target: Path) -> None:
-    patterns = (*_COMPANIONS, "*.py") if source.trust.remote_code else _COMPANIONS
-    skip = {INDEX, MANIFEST, REPORT}
+def copy_companions(directory: Path, target: Path, *, code: bool = False) -> None:
+    """Copy what a model needs beside its weights; Python files only where asked for.
+
+    Raises
+    ------
+    FailureError
+        If the target cannot be written.
+    """
+    patterns = (*_COMPANIONS, "*.py") if code else _COMPANIONS
+    files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for file in {f for p in patterns for f in source.directory.glob(p) if f.is_file()} - {
-            source.directory / name for name in skip
-        }:
-            _copy(file, target / file.name)
     except OSError as error:
         raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
+    for file in sorted(files - {directory / name for name in (INDEX, MANIFEST, REPORT)}):
+        copy_file(file, target / file.name)
 
 
-def _copy(file: Path, target: Path) -> None:
+def copy_file(file: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         shutil.copyfile(file, temporary)
@@ -300,7 +324,7 @@ def _move_shards(place: Path, directory: Path, count: int) -> None:
             (directory / f".{name}.tmp").replace(directory / name)
         except OSError as error:
             raise FailureError(f"cannot move {place / name}: {error.strerror or error}") from error
-        _copy(facts, _facts_file(directory, number))
+        copy_file(facts, _facts_file(directory, number))
 
 
 def _shard_name(number: int, count: int) -> str:

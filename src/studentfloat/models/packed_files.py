@@ -142,7 +142,7 @@ def read_raw(tensor: StoredTensor) -> Tensor:
 def sha256_of(tensor: Tensor) -> str:
     """Hash of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,9 @@ def _shards(directory: Path) -> list[Path]:
 def _read_table(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_JSON:
-            raise ModelError(f"{file} has {file.stat().st_size} bytes, too many for a configuration")
+            raise ModelError(
+                f"{file} has {file.stat().st_size} bytes, too many for a configuration"
+            )
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror}") from error

@@ -1,8 +1,8 @@
 """Layers that multiply by packed weights: linear, embedding, fused experts.
 
-Their parameters are the stored tensors themselves, named as in the checkpoint, so a model
-made of them loads, saves, moves and offloads like any other. Weights are frozen; gradients
-flow to the inputs.
+Their parameters (codes) and buffers (scales, tables) are the stored tensors themselves, named
+as in the checkpoint, so a model made of them loads, saves, moves and offloads like any other.
+Weights are frozen; gradients flow to the inputs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
+from studentfloat.kernels import PackedMatrix
+from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models.walk import WeightKind, WeightSite
-from studentfloat.quantize.scheme import replace_scheme
+from studentfloat.quantize.scheme import TENSOR, replace_scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
@@ -32,21 +34,47 @@ __all__ = [
     "unpack_module",
 ]
 
+# Wider codes are dequantized for every product.
+_KERNEL_BITS = 4
+
 
 class PackedModule(nn.Module):
-    """What all packed layers share: stored tensors as frozen parameters.
+    """What all packed layers share: stored tensors.
+
+    Bytes are frozen parameters. Floating-point parts are buffers: as parameters they would be
+    trained, and tell others the wrong type of the model.
 
     Casting a model (``.to(torch.bfloat16)``, ``.half()``) leaves codes, scales and tables
     as they are: they are part of the format, not of the arithmetic.
     """
 
+    # Whether codes that were repacked for a kernel need not be kept beside it.
+    gives_up_codes = True
+
     def declare(self, name: str, stored: StoredWeight, device: Any = None) -> None:
         """Register empty parameters for a weight called `name` in this module."""
         specs = self.__dict__.setdefault("_stored", {})
+        # transformers would else draw bytes at random.
+        self.__dict__["_is_hf_initialized"] = True
         specs[name] = stored
         for suffix, part in stored.expected_parts().items():
-            empty = torch.empty(part.shape, dtype=part.dtype, device=device)
-            self.register_parameter(name + suffix, nn.Parameter(empty, requires_grad=False))
+            self.put_part(name + suffix, torch.empty(part.shape, dtype=part.dtype, device=device))
+
+    def put_part(self, name: str, part: Tensor) -> None:
+        """Register one stored tensor under its name in this module."""
+        self.__dict__.pop("_given_up", None)
+        self.__dict__.pop("_matrix", None)
+        if part.dtype == torch.uint8:
+            self._parameters[name] = nn.Parameter(part, requires_grad=False)
+        else:
+            self._buffers[name] = part
+
+    def part(self, name: str) -> Tensor:
+        """One stored tensor by its name in this module."""
+        if name == "weight" and self.__dict__.get("_given_up"):
+            return torch.from_numpy(self.__dict__["_matrix"].packed())
+        found = self._parameters.get(name)
+        return cast(Tensor, self._buffers[name] if found is None else found.data)
 
     @property
     def stored(self) -> Mapping[str, StoredWeight]:
@@ -56,7 +84,8 @@ class PackedModule(nn.Module):
     def parts(self, name: str) -> dict[str, Tensor]:
         """The stored tensors of a weight, by suffix."""
         suffixes = self.stored[name].expected_parts()
-        return {s: cast(Tensor, self._parameters[name + s]).data for s in suffixes}
+        owner = self.__dict__.get("_tied_to", self)
+        return {s: owner.part(name + s) for s in suffixes}
 
     def packed_weight(self, name: str = "weight") -> QuantizedWeight:
         """The weight put together; shares memory with the parameters."""
@@ -65,30 +94,61 @@ class PackedModule(nn.Module):
     def load_packed(self, weight: QuantizedWeight, name: str = "weight") -> None:
         """Take the tensors of a quantized weight that this module was declared for."""
         for suffix, part in stored_parts(weight).items():
-            self._parameters[name + suffix] = nn.Parameter(part, requires_grad=False)
-        self.changed()
+            self.put_part(name + suffix, part)
+
+    def tie(self, owner: PackedModule) -> None:
+        """Use another module's stored tensors; codes stay here too, tied as parameters."""
+        self.__dict__["_tied_to"] = owner
+        for name in [name for name in self.packed_names() if name != "weight"]:
+            (self._parameters if name in self._parameters else self._buffers).pop(name)
 
     def check(self, where: str) -> None:
         """Check every stored number; see :meth:`StoredWeight.check`."""
         for name, stored in self.stored.items():
             stored.check(self.parts(name), f"{where}.{name}" if where else name)
 
-    def changed(self) -> None:
-        """Forget what was derived from the stored tensors."""
+    def hold(self, matrix: PackedMatrix) -> None:
+        """Let a kernel's repacked codes stand for the stored ones, which are given up."""
+        codes = cast(nn.Parameter, self._parameters["weight"])
+        self.__dict__["_matrix"] = matrix
+        if self.gives_up_codes:
+            # Shape and device as they were, and no memory.
+            codes.data = codes.data.new_zeros(1).expand(codes.shape)
+            self.__dict__["_given_up"] = True
+
+    def restore(self) -> None:
+        """Take the stored codes back from a kernel, bit for bit."""
+        if self.__dict__.get("_given_up"):
+            codes = self.part("weight")
+            cast(nn.Parameter, self._parameters["weight"]).data = codes
+        self.__dict__.pop("_given_up", None)
+        self.__dict__.pop("_matrix", None)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.restore()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.restore()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def packed_names(self) -> set[str]:
-        """Names of the parameters that are stored tensors."""
-        return {n + s for n, stored in self.stored.items() for s in stored.expected_parts()}
+        """Names of the parameters and buffers that are stored tensors."""
+        names = {n + s for n, stored in self.stored.items() for s in stored.expected_parts()}
+        return {name for name in names if name in self._parameters or name in self._buffers}
+
+    def is_loaded(self) -> bool:
+        """Whether all of it is in memory, and neither on the meta device nor offloaded."""
+        return all(self.part(name).device.type != "meta" for name in self.packed_names())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        names = self.packed_names()
-        before = {n: p.data for n, p in self._parameters.items() if n in names and p is not None}
-        result = super()._apply(fn, recurse)
+        self.restore()
+        before = {name: self.part(name) for name in self.packed_names()}
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, data in before.items():
-            parameter = cast(nn.Parameter, self._parameters[name])
-            if parameter.dtype != data.dtype:
-                parameter.data = data.to(parameter.device)
-        self.changed()
+            after = self.part(name)
+            if after.dtype != data.dtype:
+                self._buffers[name] = data.to(after.device)
         return result
 
 
@@ -116,6 +176,7 @@ class PackedLinear(PackedModule, nn.Linear):
     ) -> None:
         nn.Module.__init__(self)
         self.compute_dtype = dtype or torch.get_default_dtype()
+        self.compute: Compute | None = None
         if len(stored.matrix_shape) != 2:
             raise ModelError(f"a linear layer's weight is no tensor of shape {stored.shape}")
         self.out_features, self.in_features = stored.matrix_shape
@@ -127,7 +188,7 @@ class PackedLinear(PackedModule, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Of shape ``(..., in_features)`` to ``(..., out_features)``, in the input's type."""
-        scale = self._parameters.get("weight_input_scale")
+        scale = self._buffers.get("weight_input_scale")
         if scale is not None:
             input = input / scale.to(input.dtype)
         if input.requires_grad and torch.is_grad_enabled():
@@ -137,8 +198,55 @@ class PackedLinear(PackedModule, nn.Linear):
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def product(self, input: Tensor) -> Tensor:
-        """``x Wᵀ`` alone."""
-        return nn.functional.linear(input, self.matrix(input.dtype))
+        """``x Wᵀ`` alone: by the native kernel where there is one for the format and device."""
+        if not self._has_kernel(input):
+            return nn.functional.linear(input, self.matrix(input.dtype))
+        # Half precision has no kernel of its own; float32 holds all of it.
+        x = input.float() if input.dtype == torch.float16 else input
+        return cast(Tensor, self._kernel().matmul(x.detach(), compute=self.compute)).to(input.dtype)
+
+    def product_transposed(self, gradient: Tensor) -> Tensor:
+        """``g W``: what the product's gradient needs."""
+        if not self._has_kernel(gradient):
+            return gradient @ self.matrix(gradient.dtype)
+        g = gradient.float() if gradient.dtype == torch.float16 else gradient
+        return cast(Tensor, self._kernel().matmul_transposed(g.detach())).to(gradient.dtype)
+
+    def _has_kernel(self, input: Tensor) -> bool:
+        stored = self.stored["weight"]
+        scheme = stored.scheme
+        return (
+            input.device.type == "cpu"
+            and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and input.numel() > 0
+            and scheme.format.bits <= _KERNEL_BITS
+            and scheme.block_size != TENSOR
+            and scheme.axis in (-1, 1)
+            and not scheme.alternatives
+            and stored.row_tables is None
+            and stored.low_rank is None
+            and stored.outliers is None
+        )
+
+    def _kernel(self) -> PackedMatrix:
+        """The codes repacked for the kernel, on first use; they then live there alone."""
+        owner = self.__dict__.get("_tied_to", self)
+        found = owner.__dict__.get("_matrix")
+        if found is None:
+            base = owner.packed_weight().base
+            scheme = base.scheme
+            found = PackedMatrix(
+                base.packed,
+                base.block_scales().contiguous(),
+                scheme.format.decode_table,
+                in_features=self.in_features,
+                block_size=scheme.block_size
+                if isinstance(scheme.block_size, int)
+                else self.in_features,
+                bits=scheme.format.bits,
+            )
+            owner.hold(found)
+        return cast(PackedMatrix, found)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W as the product sees it: inputs are already divided by any input scale."""
@@ -168,7 +276,7 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.matrix(gradient.dtype), None
+        return ctx.layer.product_transposed(gradient), None
 
 
 class PackedEmbedding(PackedModule, nn.Embedding):
@@ -194,11 +302,14 @@ class PackedEmbedding(PackedModule, nn.Embedding):
         device: Any = None,
     ) -> None:
         nn.Module.__init__(self)
+        # Looking up rows needs them, even where a tied head has them repacked.
+        self.gives_up_codes = False
         self.num_embeddings, self.embedding_dim = stored.matrix_shape
         self.padding_idx = padding_idx
         self.max_norm = None
         self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
         self.output_dtype, self.factor = dtype, factor
+        self.compute = None
         self.declare("weight", stored, device)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -262,8 +373,7 @@ class _PackedExperts(PackedModule):
         stored = self.stored[name]
         count, *inner = stored.matrix_shape
         number = int(index)
-        parts = {s: p.reshape(-1, p.shape[-1]) for s, p in self.parts(name).items()}
-        whole = stored.assemble(parts).base
+        whole = self.packed_weight(name).base
         per_expert = whole.packed.shape[0] // count
         rows = torch.arange(number * per_expert, (number + 1) * per_expert)
         matrix = _rows_of(whole, rows.to(whole.packed.device)).reshape(inner)
@@ -297,9 +407,7 @@ class _ExpertMatrices:
         return cast(Tensor, self._module._parameters[self._name]).device
 
 
-def pack_site(
-    model: nn.Module, site: WeightSite, stored: StoredWeight, dtype: torch.dtype
-) -> None:
+def pack_site(model: nn.Module, site: WeightSite, stored: StoredWeight, dtype: torch.dtype) -> None:
     """Put a packed layer, empty still, where a weight's module is; its ties included.
 
     Parameters
@@ -323,6 +431,7 @@ def pack_site(
             f"{site.name} has the shape {list(site.parameter.shape)} in the model, "
             f"{list(stored.shape)} in the packed checkpoint"
         )
+    first: PackedModule | None = None
     for name in (site.name, *site.tied):
         module_name, _, parameter = name.rpartition(".")
         module = model.get_submodule(module_name)
@@ -333,6 +442,9 @@ def pack_site(
             continue
         packed = _packed_module(module, stored, dtype, site.parameter.device)
         packed.__dict__["_original"] = module
+        if first is not None:
+            packed.tie(first)
+        first = first or packed
         replace_module(model, module_name, packed)
 
 
@@ -391,7 +503,7 @@ class _PackedConvolution(PackedModule):
 
 def _packed_convolution(module: nn.Module, stored: StoredWeight, device: Any) -> PackedModule:
     kind = type(module)
-    packed = kind.__new__(type(f"Packed{kind.__name__}", (_PackedConvolution, kind), {}))
+    packed: Any = kind.__new__(type(f"Packed{kind.__name__}", (_PackedConvolution, kind), {}))
     nn.Module.__init__(packed)
     for key, value in module.__dict__.items():
         if not key.startswith("_") or key == "_reversed_padding_repeated_twice":
@@ -415,9 +527,7 @@ def _compute_dtype(module: PackedModule) -> torch.dtype:
     return found or torch.get_default_dtype()
 
 
-def _pack_expert(
-    module: nn.Module, name: str, stored: StoredWeight, dtype: torch.dtype
-) -> None:
+def _pack_expert(module: nn.Module, name: str, stored: StoredWeight, dtype: torch.dtype) -> None:
     """Declare one fused expert parameter of a module as packed, in place."""
     device = cast(Tensor, module._parameters[name]).device
     del module._parameters[name]
@@ -429,13 +539,7 @@ def _pack_expert(
         packed.experts_dtype = dtype
         packed.__dict__["_ready"] = False
     setattr(type(packed), name, _view_of(name))
-    packed.__dict__.setdefault("_stored", {})[name] = stored
-    for suffix, part in stored.expected_parts().items():
-        # The experts' own axis stands alone, so that checkpoints with a tensor per expert
-        # can be joined along it.
-        shape = (stored.shape[0], part.shape[0] // stored.shape[0], *part.shape[1:])
-        empty = torch.empty(shape, dtype=part.dtype, device=device)
-        packed._parameters[name + suffix] = nn.Parameter(empty, requires_grad=False)
+    packed.declare(name, stored, device)
 
 
 def _view_of(name: str) -> property:
@@ -457,11 +561,10 @@ def finish_experts(module: PackedModule) -> None:
 def _unpack_experts(module: _PackedExperts, dtype: torch.dtype | None) -> None:
     dense = {}
     for name, stored in module.stored.items():
-        parts = {s: p.reshape(-1, p.shape[-1]) for s, p in module.parts(name).items()}
-        matrix = stored.assemble(parts).dequantize(dtype or module.experts_dtype)
+        matrix = module.packed_weight(name).dequantize(dtype or module.experts_dtype)
         dense[name] = stored.orientation.from_matrix(matrix, stored.shape)
     for name in module.packed_names():
-        del module._parameters[name]
+        (module._parameters if name in module._parameters else module._buffers).pop(name)
     module.__dict__.pop("_stored")
     module.__class__ = type(module)._original_class  # type: ignore[attr-defined]
     for name, values in dense.items():

@@ -18,7 +18,13 @@ from studentfloat.models.walk import WeightKind, walk_weights
 from studentfloat.quantize.stored import Orientation
 from studentfloat.records import SkippedTensor
 
-__all__ = ["StoredSite", "orientation_of", "sites_of_checkpoint", "skeleton"]
+__all__ = [
+    "StoredSite",
+    "orientation_of",
+    "share_tied_parameters",
+    "sites_of_checkpoint",
+    "skeleton",
+]
 
 # Checkpoints hold one matrix per expert where transformers 5 builds one fused parameter.
 _EXPERT = re.compile(r"\.experts\.\d+\.[\w.]*\bweight$")
@@ -59,7 +65,8 @@ def skeleton(source: ModelSource) -> nn.Module:
                 trust_remote_code=source.trust.remote_code,
                 local_files_only=True,
             )
-            return _class(transformers, config, source).to("meta")
+            built: nn.Module = _class(transformers, config, source).to("meta")
+            return built
     except ModelError:
         raise
     except Exception as error:
@@ -95,7 +102,7 @@ def sites_of_checkpoint(
         Every other tensor, with the reason.
     """
     model = skeleton(source)
-    model.tie_weights()
+    share_tied_parameters(model)
     found, left = walk_weights(model, embeddings=embeddings, head=head)
     kinds = {name: site.kind for site in found for name in (site.name, *site.tied)}
     reasons = {skip.name: skip.reason for skip in left}
@@ -116,6 +123,14 @@ def sites_of_checkpoint(
     if not sites:
         raise ModelError(f"none of the checkpoint's tensors is a weight of {type(model).__name__}")
     return sites, skipped
+
+
+def share_tied_parameters(model: nn.Module) -> None:
+    """Make one parameter of those that a model ties; on the meta device they are several."""
+    for target, source in getattr(model, "all_tied_weights_keys", {}).items():
+        module_name, _, name = target.rpartition(".")
+        parameter = model.get_parameter(source)
+        model.get_submodule(module_name).register_parameter(name, parameter)
 
 
 def _class(transformers: Any, config: Any, source: ModelSource) -> Any:

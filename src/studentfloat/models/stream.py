@@ -25,6 +25,7 @@ __all__ = ["StoredTensor", "fingerprint", "layer_of", "list_tensors", "role_of"]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 _LARGEST_HEADER = 100 << 20
+_KERNEL_AXES = 4
 _PIECES, _PIECE_BYTES = 64, 4096
 _COMMON_NOUNS = {"dense", "linear", "proj", "projection", "conv", "convolution", "fc", "out"}
 _FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -70,8 +71,13 @@ class StoredTensor:
 
     @property
     def is_embedding_or_head(self) -> bool:
-        """Whether its name is that of a table of embeddings or of an output head."""
-        return bool(_EMBEDDINGS.search(self.name) or _HEADS.search(self.name))
+        """Whether its name is that of a table of embeddings or of an output head.
+
+        A kernel of a convolution is neither, even where it cuts images into patches.
+        """
+        return len(self.shape) < _KERNEL_AXES and bool(
+            _EMBEDDINGS.search(self.name) or _HEADS.search(self.name)
+        )
 
     def why_not_real(self) -> str | None:
         """Why its numbers follow no law: None for floating point of two or more axes, not empty."""

@@ -9,27 +9,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.recipe import METHOD_STEPS, Recipe, parse_method
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
+    from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
     from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
 
 __all__ = [
+    "METHOD_STEPS",
     "ROW",
     "SCALE_DTYPES",
     "SCALE_RULES",
     "TENSOR",
+    "GPTQOptions",
+    "GPTQResult",
     "LowRank",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
+    "Recipe",
     "Scheme",
     "block_scales",
     "fake_quantize",
+    "gptq",
     "pack_codes",
+    "parse_method",
     "quantize",
     "unpack_codes",
 ]
@@ -41,6 +50,8 @@ _HOMES = {
     "block_scales": "scales",
     "pack_codes": "packing",
     "unpack_codes": "packing",
+    "GPTQResult": "feedback",
+    "gptq": "feedback",
     "LowRank": "weight",
     "Outliers": "weight",
     "QuantizedWeight": "weight",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studentfloat.errors import DataError, FormatError, ModelError, SchemeError
+from studentfloat.errors import FormatError, ModelError, SchemeError
 from studentfloat.formats import Format
 from studentfloat.quantize.packing import packed_width, unpack_codes
 from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
@@ -118,8 +118,16 @@ class StoredWeight:
         shape: tuple[int, ...],
         orientation: Orientation = Orientation.PLAIN,
     ) -> StoredWeight:
-        """Describe a weight, given the shape that the model has it in."""
+        """Describe a weight, given the shape that the model has it in.
+
+        Raises
+        ------
+        ModelError
+            If the two factors of a low-rank correction are of different types.
+        """
         base, low_rank, outliers = weight.base, weight.low_rank, weight.outliers
+        if low_rank is not None and _kind(low_rank.left) != _kind(low_rank.right):
+            raise ModelError("the two factors of a low-rank correction are of different types")
         return cls(
             scheme=base.scheme,
             shape=tuple(shape),
@@ -150,15 +158,15 @@ class StoredWeight:
         if not shape or min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
             raise ModelError(f"a weight of shape {list(self.shape)} cannot be")
         parts = _tensor_parts(shape, self.scheme, "")
-        rows, _ = _rows(shape, self.scheme)
+        lead = _lead(shape, self.scheme)
         if self.scheme.alternatives:
             blocks = _blocks(shape, self.scheme)
             parts["_selector"] = StoredPart(
-                torch.uint8, (rows, packed_width(blocks, self.scheme.selector_bits))
+                torch.uint8, (*lead, packed_width(blocks, self.scheme.selector_bits))
             )
         if self.row_tables is not None:
             levels = 1 << self.scheme.format.bits
-            parts["_table"] = StoredPart(_FLOATS[self.row_tables], (rows, levels))
+            parts["_table"] = StoredPart(_FLOATS[self.row_tables], (*lead, levels))
         if self.low_rank is not None:
             rank, kind = self.low_rank
             for side, its_shape in (
@@ -172,7 +180,9 @@ class StoredWeight:
                     parts[suffix] = StoredPart(_FLOATS[kind], its_shape)
         if self.outliers is not None:
             count, kind_name = self.outliers
-            parts["_outlier_position"] = StoredPart(torch.int32, (count,))
+            small = math.prod(shape) < 1 << 31
+            index = torch.int32 if small else torch.int64
+            parts["_outlier_position"] = StoredPart(index, (count,))
             parts["_outlier_value"] = StoredPart(_FLOATS[kind_name], (count,))
         if self.input_scale:
             parts["_input_scale"] = StoredPart(torch.float32, (shape[-1],))
@@ -200,8 +210,8 @@ class StoredWeight:
             _FLOATS[self.dtype],
             parts,
             "",
-            selectors=parts.get("_selector"),
-            row_tables=parts.get("_table"),
+            selectors=_flat(parts.get("_selector")),
+            row_tables=_flat(parts.get("_table")),
         )
         return QuantizedWeight(base, low_rank, outliers, parts.get("_input_scale"))
 
@@ -308,11 +318,13 @@ class StoredWeight:
 
 def stored_parts(weight: QuantizedWeight) -> dict[str, Tensor]:
     """The tensors of a quantized weight, keyed by suffix as in `expected_parts`."""
-    parts = _parts_of_tensor(weight.base, "")
-    if weight.base.selectors is not None:
-        parts["_selector"] = weight.base.selectors
-    if weight.base.row_tables is not None:
-        parts["_table"] = weight.base.row_tables
+    base = weight.base
+    lead = _lead(base.shape, base.scheme)
+    parts = _parts_of_tensor(base, "")
+    if base.selectors is not None:
+        parts["_selector"] = base.selectors.reshape(*lead, -1)
+    if base.row_tables is not None:
+        parts["_table"] = base.row_tables.reshape(*lead, -1)
     if weight.low_rank is not None:
         for side in ("left", "right"):
             factor, suffix = getattr(weight.low_rank, side), f"_low_rank_{side}"
@@ -352,7 +364,11 @@ def formats_to_json(formats: Mapping[str, Format]) -> dict[str, Any]:
             "bits": f.bits,
             "values": list(f.values),
             "codes": list(f.codes),
-            **({"special_codes": [list(pair) for pair in f.special_codes]} if f.special_codes else {}),
+            **(
+                {"special_codes": [list(pair) for pair in f.special_codes]}
+                if f.special_codes
+                else {}
+            ),
         }
         for name, f in formats.items()
     }
@@ -441,13 +457,30 @@ def _look_up(name: Any, formats: Mapping[str, Format], where: str) -> Format:
 
 def _tensor_parts(shape: tuple[int, ...], scheme: Scheme, suffix: str) -> dict[str, StoredPart]:
     rows, length = _rows(shape, scheme)
-    codes = StoredPart(torch.uint8, (rows, packed_width(length, scheme.format.bits)))
+    lead = _lead(shape, scheme)
+    codes = StoredPart(torch.uint8, (*lead, packed_width(length, scheme.format.bits)))
     blocks = _blocks(shape, scheme)
     if isinstance(scheme.scale_dtype, Scheme):
         scales = _tensor_parts((1, rows * blocks), scheme.scale_dtype, f"{suffix}_scale")
         return {suffix: codes, **scales}
     dtype = _SCALE_TORCH[scheme.scale_dtype.name]
-    return {suffix: codes, f"{suffix}_scale": StoredPart(dtype, (rows, blocks))}
+    return {suffix: codes, f"{suffix}_scale": StoredPart(dtype, (*lead, blocks))}
+
+
+def _lead(shape: tuple[int, ...], scheme: Scheme) -> tuple[int, ...]:
+    """Axes before the packed one: those of the matrix, or one of rows where blocks run else."""
+    if (
+        len(shape) > 1
+        and scheme.block_size != TENSOR
+        and scheme.axis % len(shape) == len(shape) - 1
+    ):
+        return shape[:-1]
+    return (_rows(shape, scheme)[0],)
+
+
+def _flat(part: Tensor | None) -> Tensor | None:
+    """A part with its rows along one axis."""
+    return None if part is None else part.reshape(-1, part.shape[-1])
 
 
 def _rows(shape: tuple[int, ...], scheme: Scheme) -> tuple[int, int]:
@@ -469,10 +502,11 @@ def _blocks(shape: tuple[int, ...], scheme: Scheme) -> int:
 
 
 def _parts_of_tensor(tensor: QuantizedTensor, suffix: str) -> dict[str, Tensor]:
-    parts = {suffix: tensor.packed}
+    lead = _lead(tensor.shape, tensor.scheme)
+    parts = {suffix: tensor.packed.reshape(*lead, -1)}
     if isinstance(tensor.scales, QuantizedTensor):
         return parts | _parts_of_tensor(tensor.scales, f"{suffix}_scale")
-    return {**parts, f"{suffix}_scale": tensor.scales}
+    return {**parts, f"{suffix}_scale": tensor.scales.reshape(*lead, -1)}
 
 
 def _assemble_tensor(
@@ -485,16 +519,17 @@ def _assemble_tensor(
     selectors: Tensor | None = None,
     row_tables: Tensor | None = None,
 ) -> QuantizedTensor:
-    scales: Tensor | QuantizedTensor = parts[f"{suffix}_scale"]
+    codes, scales = parts[suffix], parts[f"{suffix}_scale"]
+    stored_scales: Tensor | QuantizedTensor = scales.reshape(-1, scales.shape[-1])
     if isinstance(scheme.scale_dtype, Scheme):
         rows, _ = _rows(shape, scheme)
         line = (1, rows * _blocks(shape, scheme))
-        scales = _assemble_tensor(
+        stored_scales = _assemble_tensor(
             line, scheme.scale_dtype, torch.float32, parts, f"{suffix}_scale"
         )
     return QuantizedTensor(
-        packed=parts[suffix],
-        scales=scales,
+        packed=codes.reshape(-1, codes.shape[-1]),
+        scales=stored_scales,
         scheme=scheme,
         shape=shape,
         dtype=dtype,
@@ -554,7 +589,7 @@ def _check_zero_scales(tensor: QuantizedTensor, scales: Tensor, name: str) -> No
 
 
 def _check_positions(positions: Tensor, count: int, name: str) -> None:
-    if positions.numel() and not (0 <= int(positions.min()) and int(positions.max()) < count):
+    if positions.numel() and not (int(positions.min()) >= 0 and int(positions.max()) < count):
         raise ModelError(f"{name}_outlier_position points outside of {count} weights")
 
 
@@ -571,7 +606,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _float_name(value: Any, where: str) -> str:
-    if value not in _FLOATS:
+    if not isinstance(value, str) or value not in _FLOATS:
         raise ModelError(f"{where}: type {value!r} is not one of {', '.join(_FLOATS)}")
     return str(value)
 
@@ -586,9 +621,13 @@ def _table(data: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
 
 
 def _whole(value: Any, where: str, *, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_ELEMENTS:
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= _MOST_ELEMENTS
+    ):
         raise ModelError(f"{where} {value!r}: a whole number from {least}")
-    return value
+    return int(value)
 
 
 def _text(value: Any, where: str) -> str:

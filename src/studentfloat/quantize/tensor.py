@@ -24,7 +24,17 @@ from studentfloat.quantize.rounding import (
 from studentfloat.quantize.scales import ScaledBlocks, normalize, scale_blocks
 from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
 
-__all__ = ["QuantizedTensor", "fake_quantize", "quantize"]
+__all__ = [
+    "BlockPart",
+    "QuantizedTensor",
+    "block_parts",
+    "check_tensor",
+    "fake_quantize",
+    "pack_selectors",
+    "part_view",
+    "quantize",
+    "store_scales",
+]
 
 _STORED_DTYPES = {
     "float32": torch.float32,
@@ -94,7 +104,7 @@ class QuantizedTensor:
     @property
     def block_formats(self) -> Tensor:
         """Index into ``scheme.formats`` of each block: uint8, ``(rows, blocks per row)``."""
-        blocks = sum(part.last - part.first for part in _blocks(self.row_length, self.scheme))
+        blocks = sum(part.last - part.first for part in block_parts(self.row_length, self.scheme))
         if self.selectors is None:
             shape = (self.packed.shape[0], blocks)
             return torch.zeros(shape, dtype=torch.uint8, device=self.packed.device)
@@ -136,8 +146,8 @@ class QuantizedTensor:
             return _from_rows(rows, self.shape, self.scheme)
         values = self._unscaled(compute)
         scales = self.block_scales().to(compute)
-        for part in _blocks(self.row_length, self.scheme):
-            _view(values, part).mul_(scales[:, part.first : part.last, None])
+        for part in block_parts(self.row_length, self.scheme):
+            part_view(values, part).mul_(scales[:, part.first : part.last, None])
         return _from_rows(values, self.shape, self.scheme).to(result)
 
     def packed_matrix(self) -> PackedMatrix:
@@ -188,9 +198,9 @@ class QuantizedTensor:
         values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
         chosen = self.block_formats.int() << self.scheme.format.bits
         flat = tables.reshape(-1)
-        for part in _blocks(self.row_length, self.scheme):
-            index = _view(codes, part).int() + chosen[:, part.first : part.last, None]
-            _view(values, part).copy_(flat[index])
+        for part in block_parts(self.row_length, self.scheme):
+            index = part_view(codes, part).int() + chosen[:, part.first : part.last, None]
+            part_view(values, part).copy_(flat[index])
         return values
 
     @property
@@ -261,18 +271,18 @@ def quantize(
         return compiled
     rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
-    for part in _blocks(rows.shape[1], scheme):
-        numbers = normalize(_view(rows, part), scaled.scales[:, part.first : part.last])
+    for part in block_parts(rows.shape[1], scheme):
+        numbers = normalize(part_view(rows, part), scaled.scales[:, part.first : part.last])
         for among, number_format in _by_format(scaled.selectors, part, scheme):
             its_codes = codes_of_levels(nearest_level(numbers, number_format), number_format)
-            _assign(_view(codes, part), its_codes, among)
+            _assign(part_view(codes, part), its_codes, among)
     return QuantizedTensor(
         packed=pack_codes(codes, scheme.format.bits),
         scales=stored,
         scheme=scheme,
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
-        selectors=_pack_selectors(scaled.selectors, scheme),
+        selectors=pack_selectors(scaled.selectors, scheme),
     )
 
 
@@ -302,14 +312,14 @@ def fake_quantize(
         return compiled.dequantize(), compiled.bits_per_weight
     rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     out = torch.empty_like(rows)
-    for part in _blocks(rows.shape[1], scheme):
+    for part in block_parts(rows.shape[1], scheme):
         its_scales = scaled.scales[:, part.first : part.last]
-        numbers = normalize(_view(rows, part), its_scales)
+        numbers = normalize(part_view(rows, part), its_scales)
         for among, number_format in _by_format(scaled.selectors, part, scheme):
             levels = level_values(number_format, rows.dtype, rows.device)
             index = nearest_level(numbers, number_format)
-            _assign(_view(out, part), levels[index.int()], among)
-        _view(out, part).mul_(its_scales[..., None])
+            _assign(part_view(out, part), levels[index.int()], among)
+        part_view(out, part).mul_(its_scales[..., None])
     stored_bits = QuantizedTensor(
         packed=torch.empty(
             (rows.shape[0], packed_width(rows.shape[1], scheme.format.bits)),
@@ -320,7 +330,7 @@ def fake_quantize(
         scheme=scheme,
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
-        selectors=_pack_selectors(scaled.selectors, scheme),
+        selectors=pack_selectors(scaled.selectors, scheme),
     )
     result = _from_rows(out, tuple(tensor.shape), scheme).to(tensor.dtype)
     return result, stored_bits.bits_per_weight
@@ -353,7 +363,7 @@ def _quantize_compiled(
 
 
 def _by_format(
-    selectors: Tensor | None, part: _Part, scheme: Scheme
+    selectors: Tensor | None, part: BlockPart, scheme: Scheme
 ) -> Iterator[tuple[Tensor | None, Format]]:
     """Each format, and which blocks of a part took it: None for all, else (rows, blocks)."""
     if selectors is None:
@@ -371,11 +381,12 @@ def _assign(target: Tensor, values: Tensor, among: Tensor | None) -> None:
         torch.where(among[..., None], values, target, out=target)
 
 
-def _pack_selectors(selectors: Tensor | None, scheme: Scheme) -> Tensor | None:
+def pack_selectors(selectors: Tensor | None, scheme: Scheme) -> Tensor | None:
+    """Selectors, uint8 of shape ``(rows, blocks)``, as :attr:`QuantizedTensor.selectors`."""
     return None if selectors is None else pack_codes(selectors, scheme.selector_bits)
 
 
-class _Part(NamedTuple):
+class BlockPart(NamedTuple):
     """Blocks of equal size within rows: columns [start, stop), blocks [first, last)."""
 
     start: int
@@ -385,14 +396,14 @@ class _Part(NamedTuple):
     size: int
 
 
-def _blocks(row_length: int, scheme: Scheme) -> Iterator[_Part]:
+def block_parts(row_length: int, scheme: Scheme) -> Iterator[BlockPart]:
     """The full blocks of a row, then the shorter last one, if any."""
     size = _block_length(row_length, scheme)
     full, tail = divmod(row_length, size)
     if full:
-        yield _Part(0, full * size, 0, full, size)
+        yield BlockPart(0, full * size, 0, full, size)
     if tail:
-        yield _Part(full * size, row_length, full, full + 1, tail)
+        yield BlockPart(full * size, row_length, full, full + 1, tail)
 
 
 def _block_length(row_length: int, scheme: Scheme) -> int:
@@ -402,7 +413,7 @@ def _block_length(row_length: int, scheme: Scheme) -> int:
     return scheme.block_size
 
 
-def _view(rows: Tensor, part: _Part) -> Tensor:
+def part_view(rows: Tensor, part: BlockPart) -> Tensor:
     """A part of the rows as blocks, of shape ``(rows, blocks, size)``, sharing memory."""
     columns = rows[:, part.start : part.stop]
     # Rows are contiguous, so this is a view.
@@ -413,7 +424,7 @@ def _scaled_rows(
     tensor: Tensor, scheme: Scheme, weights: Tensor | None, name: str
 ) -> tuple[Tensor, ScaledBlocks, Tensor | QuantizedTensor]:
     """Rows to quantize, their blocks' scales as numbers that are really stored, and as stored."""
-    _check_tensor(tensor, name)
+    check_tensor(tensor, name)
     rows = _to_rows(tensor.to(_compute_dtype(tensor.dtype)), scheme)
     spread = None
     if weights is not None:
@@ -421,15 +432,15 @@ def _scaled_rows(
         spread = _to_rows(weights.to(rows.dtype).expand(tensor.shape), scheme)
     parts = [
         scale_blocks(
-            _view(rows, part),
+            part_view(rows, part),
             scheme,
-            weights=None if spread is None else _view(spread, part),
+            weights=None if spread is None else part_view(spread, part),
         )
-        for part in _blocks(rows.shape[1], scheme)
+        for part in block_parts(rows.shape[1], scheme)
     ]
     scales = torch.cat([part.scales for part in parts], dim=1)
     chosen = [part.selectors for part in parts if part.selectors is not None]
-    stored = _store_scales(scales, scheme, name)
+    stored = store_scales(scales, scheme, name)
     if isinstance(stored, QuantizedTensor):
         scales = stored.dequantize().to(rows.dtype).reshape(scales.shape)
     _check_range(scales, scheme, tensor.dtype, name)
@@ -437,7 +448,8 @@ def _scaled_rows(
     return rows, ScaledBlocks(scales, selectors), stored
 
 
-def _store_scales(scales: Tensor, scheme: Scheme, name: str) -> Tensor | QuantizedTensor:
+def store_scales(scales: Tensor, scheme: Scheme, name: str) -> Tensor | QuantizedTensor:
+    """Scales, of shape ``(rows, blocks)``, as :attr:`QuantizedTensor.scales` holds them."""
     dtype = scheme.scale_dtype
     if isinstance(dtype, ScaleDtype):
         if dtype.name in _STORED_DTYPES:
@@ -459,14 +471,14 @@ def _quantize_scales(scales: Tensor, inner: Scheme, outer: Scheme, name: str) ->
     above = plain.block_scales()
     levels = level_values(inner.format, line.dtype, line.device)
     codes = torch.empty(line.shape, dtype=torch.uint8, device=line.device)
-    for part in _blocks(line.shape[1], inner):
-        ratios = normalize(_view(line, part), above[:, part.first : part.last])
+    for part in block_parts(line.shape[1], inner):
+        ratios = normalize(part_view(line, part), above[:, part.first : part.last])
         index = next_level_away(ratios, inner.format)
         if not outer.scale_rule.rounds_away:
             nearest = nearest_level(ratios, inner.format)
             vanishes = (levels[nearest.int()] == 0) & (ratios != 0)
             index = torch.where(vanishes, index, nearest)
-        _view(codes, part).copy_(codes_of_levels(index, inner.format))
+        part_view(codes, part).copy_(codes_of_levels(index, inner.format))
     packed = pack_codes(codes, inner.format.bits)
     return QuantizedTensor(packed, plain.scales, inner, tuple(line.shape), line.dtype)
 
@@ -514,7 +526,8 @@ def _check_kind(tensor: Tensor, name: str) -> None:
         raise DataError(f"{name} has no elements (shape {tuple(tensor.shape)})")
 
 
-def _check_tensor(tensor: Tensor, name: str) -> None:
+def check_tensor(tensor: Tensor, name: str) -> None:
+    """Refuse what cannot be quantized: see :func:`quantize`."""
     _check_kind(tensor, name)
     finite = torch.isfinite(tensor)
     if not finite.all():

@@ -16,7 +16,7 @@ from studentfloat.statistics.goodness import anderson_darling, kolmogorov_smirno
 from studentfloat.statistics.laws import GeneralizedNormal, Laplace, Law, Logistic, Normal, StudentT
 from studentfloat.statistics.newton import Maximum, golden_section, maximize
 from studentfloat.statistics.sketch import Cells, Sketch
-from studentfloat.statistics.student import SMALLEST_NU, fit_student_t_to_cells
+from studentfloat.statistics.student import fit_student_t_to_cells, least_nu
 
 __all__ = ["LAWS", "Fit", "Fits", "fit_laws", "fit_student_t"]
 
@@ -148,8 +148,9 @@ def fit_laws(
     order = sorted(laws, key=lambda name: (by_law[name].aic, LAWS.index(name) != 1))
     best, runner_up = order[0], order[1]
     notes = list(work.notes)
-    if "student_t" in by_law and _nu(by_law["student_t"]) <= SMALLEST_NU:
-        notes.append(f"tails heavier than those of t with ν = {SMALLEST_NU:g}, the least tried")
+    least = least_nu(work.near)
+    if "student_t" in by_law and _nu(by_law["student_t"]) <= least:
+        notes.append(f"tails heavier than those of t with ν = {least:.3g}, the least tried")
     return Fits(
         count=work.count,
         by_law=by_law,

@@ -9,7 +9,10 @@ sketch of the whole, in any order.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import threading
+import zlib
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -40,6 +43,8 @@ _PACK_SHIFT = 32
 _PACK_BITS = (_BIAS + _PACK_SHIFT) << 52
 _PACK_LOW = 52 - _PACK_SHIFT
 
+
+_TEXT_ARRAYS = ("special", "sign", "key", "count", "fraction")
 
 _kept = threading.local()
 
@@ -261,6 +266,32 @@ class Sketch:
             sketch._counts[arrays["sign"], key - sketch._first] = arrays["count"]
             sketch._fractions[arrays["sign"], key - sketch._first] = arrays["fraction"]
         return sketch
+
+    def to_text(self) -> str:
+        """All of the sketch as base64 of compressed arrays, for a JSON file."""
+        arrays = self.to_arrays()
+        wide = np.concatenate([arrays[name].astype("<i8") for name in _TEXT_ARRAYS])
+        raw = arrays["extremes"].astype("<f8").tobytes() + wide.tobytes()
+        return base64.b64encode(zlib.compress(raw, level=6)).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> Sketch:
+        """The sketch that :meth:`to_text` gave.
+
+        Raises
+        ------
+        DataError
+            If the text is cut or is no sketch.
+        """
+        try:
+            raw = zlib.decompress(base64.b64decode(text, validate=True))
+            extremes = np.frombuffer(raw[:16], "<f8")
+            wide = np.frombuffer(raw[16:], "<i8")
+            special, rest = wide[:3], wide[3:].reshape(4, -1)
+            arrays = dict(zip(_TEXT_ARRAYS[1:], rest, strict=True))
+            return cls.from_arrays({"special": special, "extremes": extremes, **arrays})
+        except (binascii.Error, zlib.error, ValueError, IndexError) as error:
+            raise DataError(f"a sketch that cannot be read: {error}") from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sketch):

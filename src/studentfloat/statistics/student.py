@@ -29,7 +29,7 @@ from studentfloat.statistics.laws import StudentT, log_t_constant
 from studentfloat.statistics.newton import Maximum, bisect, maximize
 from studentfloat.statistics.sketch import Cells
 
-__all__ = ["LARGEST_NU", "SMALLEST_NU", "StudentFit", "fit_student_t_to_cells"]
+__all__ = ["LARGEST_NU", "SMALLEST_NU", "StudentFit", "fit_student_t_to_cells", "least_nu"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -66,6 +66,17 @@ class StudentFit:
     standard_errors: dict[str, float | None]
 
 
+def least_nu(cells: Cells) -> float:
+    """The least ν that is tried.
+
+    Exact zeros are an atom: with a share z of them, the likelihood of a law centered there
+    grows without bound as its scale goes to zero, wherever ν < z / (1 - z). Twice that is
+    far enough from it for a maximum to be one of the other numbers.
+    """
+    zeros = float(cells.count[cells.low == cells.high].sum()) / cells.total
+    return max(SMALLEST_NU, 2 * zeros / (1 - zeros)) if zeros < 1 else SMALLEST_NU
+
+
 class _Likelihood:
     """The mean log-likelihood and its derivatives in ``(log ν, log s, μ / unit)``."""
 
@@ -77,6 +88,7 @@ class _Likelihood:
         self.fixed = location
         if location is not None:
             self.distance2 = self._distance2(location)
+        self.least_nu = least_nu(cells)
 
     @property
     def size(self) -> int:
@@ -161,10 +173,11 @@ def fit_student_t_to_cells(cells: Cells, location: float | None, center: float) 
     weight = cells.count / cells.total
     unit = math.sqrt(float(weight @ ((cells.mean - around) ** 2)))
     likelihood = _Likelihood(cells, location, unit)
-    start = _start(cells, around, unit)
+    start = _start(cells, around, unit, likelihood.least_nu)
     if location is None:
         start = np.append(start, center / unit)
-    bounds = math.log(SMALLEST_NU), math.log(LARGEST_NU)
+    least = likelihood.least_nu
+    bounds = math.log(least), math.log(LARGEST_NU)
     found = maximize(likelihood, start, lambda at: not bounds[0] <= at[0] <= bounds[1])
     normal_mean = float(weight @ cells.mean) if location is None else location
     variance = float(weight @ (cells.square + normal_mean * (normal_mean - 2 * cells.mean)))
@@ -176,13 +189,13 @@ def fit_student_t_to_cells(cells: Cells, location: float | None, center: float) 
         low = _lower_end(likelihood, cells.total, normal_value, rest)
         errors = _normal_errors(law.scale, cells.total, location)
         return StudentFit(law, normal_value, (low, math.inf), errors)
-    if log_nu < math.log(SMALLEST_NU):
+    if log_nu < math.log(least):
         # So heavy a tail is no t law at all: its likelihood may grow without end as ν → 0.
-        bound = likelihood.at_nu(math.log(SMALLEST_NU), found.at[1:])
+        bound = likelihood.at_nu(math.log(least), found.at[1:])
         at = float(bound.at[1]) * unit if location is None else location
-        law = StudentT(at, math.exp(bound.at[0]), SMALLEST_NU)
+        law = StudentT(at, math.exp(bound.at[0]), least)
         none = dict.fromkeys(("degrees_of_freedom", "scale"))
-        return StudentFit(law, bound.value, (0.0, SMALLEST_NU), none)
+        return StudentFit(law, bound.value, (0.0, least), none)
     nu, scale = math.exp(log_nu), math.exp(found.at[1])
     fitted = float(found.at[2]) * unit if location is None else location
     return StudentFit(
@@ -193,24 +206,25 @@ def fit_student_t_to_cells(cells: Cells, location: float | None, center: float) 
     )
 
 
-def _start(cells: Cells, around: float, unit: float) -> Floats:
+def _start(cells: Cells, around: float, unit: float, least: float) -> Floats:
     """Log ν and log s to start from: the best of a grid of ν, on few cells."""
     few = cells.pooled(around, unit, _START_PER_UNIT)
     weight = few.count / few.total
     distance2 = np.maximum(few.square + around * (around - 2 * few.mean), 0.0)
-    nu = _START_NU[:, None]
+    tried = _START_NU[least <= _START_NU]
+    nu = tried[:, None]
     log_scale = np.full(nu.size, math.log(unit))
     for _ in range(8):  # for a given ν the likelihood is concave in log s
         u = distance2 / (nu * np.exp(2 * log_scale)[:, None])
         share = u / (1 + u)
-        slope = (_START_NU + 1) * (share @ weight) - 1
-        curve = 2 * (_START_NU + 1) * ((share / (1 + u)) @ weight)
+        slope = (tried + 1) * (share @ weight) - 1
+        curve = 2 * (tried + 1) * ((share / (1 + u)) @ weight)
         log_scale += np.clip(slope / np.maximum(curve, 1e-300), -2, 2)
     u = distance2 / (nu * np.exp(2 * log_scale)[:, None])
-    constant = np.array([log_t_constant(float(v)) for v in _START_NU])
-    value = constant - log_scale - (_START_NU + 1) / 2 * (np.log1p(u) @ weight)
+    constant = np.array([log_t_constant(float(v)) for v in tried])
+    value = constant - log_scale - (tried + 1) / 2 * (np.log1p(u) @ weight)
     best = int(np.argmax(value))
-    return np.array([math.log(_START_NU[best]), log_scale[best]])
+    return np.array([math.log(tried[best]), log_scale[best]])
 
 
 def _interval(
@@ -235,7 +249,7 @@ def _end(likelihood: _Likelihood, found: Maximum, count: float, step: float) -> 
     """One end: secants on the root of the likelihood ratio, which is nearly linear in log ν."""
     target = math.sqrt(2 * _HALF_CHI2_95)
     top, rest = float(found.at[0]), found.at[1:]
-    limit = math.log(SMALLEST_NU) if step < 0 else math.log(LARGEST_NU)
+    limit = math.log(likelihood.least_nu) if step < 0 else math.log(LARGEST_NU)
 
     def root(log_nu: float) -> float:
         nonlocal rest
@@ -267,7 +281,7 @@ def _lower_end(likelihood: _Likelihood, count: float, normal_value: float, rest:
         value = likelihood.at_nu(log_nu, rest).value
         return count * (normal_value - value) - _HALF_CHI2_95
 
-    low, high = math.log(SMALLEST_NU), math.log(LARGEST_NU)
+    low, high = math.log(likelihood.least_nu), math.log(LARGEST_NU)
     if above(high) >= 0:
         return LARGEST_NU
     if above(low) <= 0:

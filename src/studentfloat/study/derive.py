@@ -113,6 +113,7 @@ def _derive(model: str, group: str, tensors: list[TensorProfile], options: Deriv
             + str(options.bits),
             group.replace("_", "-"),
             f"nu{nu:.3g}" if options.source == "law" else "histogram",
+            *_unusual(options),
         )
         if part
     )
@@ -136,6 +137,17 @@ def _derive(model: str, group: str, tensors: list[TensorProfile], options: Deriv
                 f"for {basis} over {what}"
             )
     return replace(derived, description=how)
+
+
+def _unusual(options: DeriveOptions) -> list[str]:
+    """What tells formats of one group apart in a table: settings that are not the default."""
+    words = [] if options.numbers == DeriveOptions.numbers else [f"{options.numbers}s"]
+    if options.criterion == "block-optimal":
+        if options.block_size != DeriveOptions.block_size:
+            words.append(f"blocks{options.block_size}")
+        if options.scale_rule != DeriveOptions.scale_rule:
+            words.append(options.scale_rule)
+    return words
 
 
 def _median_nu(tensors: list[TensorProfile]) -> float:

@@ -21,7 +21,13 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.sources import ModelSource, Trust, find_model
-from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
+from studentfloat.models.stream import (
+    StoredTensor,
+    fingerprint,
+    layer_of,
+    list_tensors,
+    role_of,
+)
 from studentfloat.records import (
     LawFits,
     Profile,
@@ -42,7 +48,14 @@ from studentfloat.statistics import (
 from studentfloat.study.profile_file import tensor_from_json, tensor_to_json
 from studentfloat.study.provenance import machine_facts, package_versions
 
-__all__ = ["ActivationSettings", "ProfileSettings", "merge_profiles", "profile_model", "summarize"]
+__all__ = [
+    "ActivationSettings",
+    "ProfileSettings",
+    "activation_profile",
+    "profile_model",
+    "profile_of_sketch",
+    "summarize",
+]
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Called with the share done (0 to 1) and what is being done."""
@@ -59,16 +72,25 @@ class ActivationSettings:
     ----------
     text
         A UTF-8 file, or None for the text that every CPython carries.
+    images
+        For a vision model: a ``.npy`` file of shape ``(n, channels, height, width)`` as the
+        model takes them, or None for noise of the standard normal law.
     windows, window_length
-        How many, and tokens in each; a text too short for them gives what it has.
+        How many, and tokens in each; a text too short for them gives what it has. Of
+        images as many as windows.
     capture
         Of :data:`~studentfloat.models.capture.CAPTURE_KINDS`.
+    keep_sketches
+        Whether the profile holds the sketches too, to be merged with that of another text.
+        Shards always do.
     """
 
     text: str | None = None
+    images: str | None = None
     windows: int = 8
     window_length: int = 512
     capture: tuple[str, ...] = ("linear",)
+    keep_sketches: bool = False
 
     def __post_init__(self) -> None:
         if self.windows < 1 or self.window_length < 2:
@@ -95,8 +117,8 @@ class ProfileSettings:
     channels
         Also fit the numbers over the root mean square of their row.
     shard
-        ``(i, n)``: only every n-th weight from the i-th (1 to n), for n machines; not with
-        activations.
+        ``(i, n)``: only every n-th weight, and every n-th window of the activations' text,
+        from the i-th (1 to n), for n machines.
     activations
         None for weights only.
     """
@@ -113,11 +135,6 @@ class ProfileSettings:
         index, of = self.shard
         if not 1 <= index <= of:
             raise ConfigError(f"shard {index}/{of}: the first number is between 1 and the second")
-        if of > 1 and self.activations is not None:
-            raise ConfigError(
-                f"shard {index}/{of} with activations: every shard would have them all, so that "
-                "none could be merged; profile activations without --shard"
-            )
 
 
 def profile_model(
@@ -152,11 +169,12 @@ def profile_model(
     source = _find(name, trust)
     say = progress or (lambda share, what: None)
     notes: list[str] = []
+    windows: tuple[str, ...] = ()
     done, skipped = _weights(source, settings, _Journal(journal, source, settings), say, notes)
     if settings.activations is not None:
         from studentfloat.study.activations import profile_activations
 
-        profiles, more = profile_activations(source, settings, say)
+        profiles, more, windows = profile_activations(source, settings, say)
         done += profiles
         notes += more
     if not done:
@@ -179,6 +197,7 @@ def profile_model(
         cautions=source.cautions,
         notes=tuple(notes),
         weights=fingerprint(source.weight_files),
+        windows=windows,
     )
 
 
@@ -309,7 +328,7 @@ def _laws_or_none(sketch: Sketch) -> LawFits | None:
 
 
 def profile_of_sketch(
-    sketch: Sketch, *, location: float | None = 0.0, problem: str | None = None, **fields: Any
+    sketch: Sketch, /, *, location: float | None = 0.0, problem: str | None = None, **fields: Any
 ) -> TensorProfile:
     """Fit the laws to a sketch; where none can be fitted, the profile says why.
 
@@ -352,6 +371,43 @@ def profile_of_sketch(
     )
 
 
+def activation_profile(
+    sketch: Sketch, *, name: str, part: str, free_location: bool, windows: int, keep: bool
+) -> TensorProfile:
+    """Fit the laws to what passed one place in a model.
+
+    Parameters
+    ----------
+    name, part
+        Of the place, and of :data:`~studentfloat.models.capture.CAPTURE_KINDS`.
+    windows
+        How many were run, to be told where none of them came by.
+    keep
+        Whether the profile holds the sketch itself.
+    """
+    seen = sketch.count + sketch.nans + sketch.infinities
+    problem = None
+    if seen == 0:
+        problem = f"its hook never fired: nothing entered {name} in {windows} windows"
+    # Scores may all be shifted without a change of the softmax: 0 is no center of theirs.
+    centered = not free_location and part != "scores"
+    return profile_of_sketch(
+        sketch,
+        name=name,
+        kind="activation",
+        role=role_of(name),
+        part=part,
+        layer=layer_of(name),
+        shape=(),
+        dtype="float32",
+        location=0.0 if centered else None,
+        problem=problem,
+        blocks=None,
+        channels=None,
+        sketch=sketch.to_text() if keep else None,
+    )
+
+
 def summarize(tensors: Iterable[TensorProfile]) -> tuple[ProfileSummary, ...]:
     """The paper's row for each kind of tensor that is there, embeddings left out."""
     groups: dict[str, list[LawFits]] = {}
@@ -383,60 +439,6 @@ def _summary(kind: str, fits: list[LawFits]) -> ProfileSummary:
         mean_ks_difference=float((ks_normal - ks_t).mean()),
         student_t_fits_better=float(np.mean(ks_t < ks_normal)),
         best={law: best.count(law) for law in sorted(set(best))},
-    )
-
-
-def merge_profiles(profiles: list[Profile]) -> Profile:
-    """One profile of the parts that several machines made with ``shard``.
-
-    Raises
-    ------
-    ConfigError
-        If they are of different models, settings or numbers of shards, or overlap.
-    """
-    first = profiles[0]
-
-    def common(profile: Profile) -> dict[str, Any]:
-        return {key: value for key, value in profile.settings.items() if key != "shard"}
-
-    for other in profiles[1:]:
-        if common(other) != common(first):
-            raise ConfigError(
-                f"parts with different settings do not add up: {common(other)} and {common(first)}"
-            )
-        if other.weights != first.weights:
-            raise ConfigError(
-                f"parts of different models do not add up: {other.model} and {first.model} "
-                "have other weight files"
-            )
-        if other.settings["shard"][1] != first.settings["shard"][1]:
-            raise ConfigError(
-                "parts of different divisions do not add up: shards "
-                + " and ".join("{}/{}".format(*part.settings["shard"]) for part in (other, first))
-            )
-    names = [
-        (tensor.kind, tensor.part, tensor.name) for part in profiles for tensor in part.tensors
-    ]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{twice[0][2]} is in more than one part: give each shard once")
-    whole = int(first.settings["shard"][1])
-    given = sorted(int(part.settings["shard"][0]) for part in profiles)
-    missing = [n for n in range(1, whole + 1) if n not in given]
-    tensors = sorted(
-        (tensor for part in profiles for tensor in part.tensors),
-        key=lambda tensor: (tensor.kind != "weight", tensor.layer is None, tensor.layer or 0),
-    )
-    notes = dict.fromkeys(note for part in profiles for note in part.notes)
-    if missing:
-        notes[f"of {whole} shards these are missing: {', '.join(map(str, missing))}"] = None
-    return replace(
-        first,
-        tensors=tuple(tensors),
-        summary=summarize(tensors),
-        settings={**first.settings, "shard": [1, 1]},
-        seconds=sum(part.seconds for part in profiles),
-        notes=tuple(notes),
     )
 
 

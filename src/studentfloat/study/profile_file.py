@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from studentfloat.errors import FailureError
+from studentfloat.errors import ConfigError, FailureError
 from studentfloat.records import (
     Histogram,
     LawFit,
@@ -41,26 +41,55 @@ def tensor_to_json(tensor: TensorProfile) -> dict[str, Any]:
     return {**data, "fitted": laws.pop("count", None), **laws}
 
 
-def read_profile(path: str | Path) -> Profile:
+def read_profile(path: str | Path, model: str | None = None) -> Profile:
     """Read a profile that ``studentfloat profile -o`` wrote.
+
+    Parameters
+    ----------
+    model
+        Which one, by its name, of a file with the profiles of several models.
 
     Raises
     ------
+    ConfigError
+        If the file holds several models and none was named, or not the one named.
     FailureError
         If the file cannot be read or is no profile of a version that is known.
     """
-    return profile_from_json(read_json(path), str(path))
+    data, where = read_json(path), str(path)
+    if _schema(data) == SEVERAL:
+        return profile_from_json(_chosen(data, model, where), where)
+    profile = profile_from_json(data, where)
+    if model not in (None, profile.model):
+        raise ConfigError(f"{where} is the profile of {profile.model}, not of {model}")
+    return profile
+
+
+def _schema(data: Any) -> Any:
+    return data.get("schema") if isinstance(data, dict) else None
+
+
+def _chosen(data: dict[str, Any], model: str | None, where: str) -> Any:
+    """The one profile that is wanted out of a file of several."""
+    parts = data.get("models")
+    names = [part.get("model") for part in parts if isinstance(part, dict)] if parts else []
+    if not parts or len(names) != len(parts):
+        raise FailureError(f"{where} holds no profile: none of its models could be run")
+    if model is None and len(parts) == 1:
+        return parts[0]
+    if model not in names:
+        asked = "name one" if model is None else f"{model} is not among them"
+        raise ConfigError(
+            f"{where} holds the profiles of several models: {asked} (--model NAME): "
+            + ", ".join(map(str, names))
+        )
+    return parts[names.index(model)]
 
 
 def profile_from_json(data: Any, where: str = "the data") -> Profile:
     """The profile that :func:`profile_to_json` wrote."""
-    schema = data.get("schema") if isinstance(data, dict) else None
+    schema = _schema(data)
     wanted = f"{Profile.KIND}/{Profile.VERSION}"
-    if schema == SEVERAL:
-        raise FailureError(
-            f"{where} is of schema {schema!r}, what a run with several models or failed ones "
-            "writes: profile one model per file"
-        )
     if schema != wanted:
         raise FailureError(f"{where} is no profile: its schema is {schema!r}, not {wanted!r}")
     try:
@@ -76,6 +105,7 @@ def profile_from_json(data: Any, where: str = "the data") -> Profile:
                 ),
                 "cautions": tuple(data["cautions"]),
                 "notes": tuple(data["notes"]),
+                "windows": tuple(data.get("windows", ())),
             }
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -10,11 +10,11 @@ from typing import Any
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models.sources import Trust
 from studentfloat.records import Profile
+from studentfloat.study.merge import merge_profiles
 from studentfloat.study.profile import (
     ActivationSettings,
     ProfileSettings,
     Progress,
-    merge_profiles,
     profile_model,
 )
 from studentfloat.study.profile_file import SEVERAL, profile_to_json, read_profile
@@ -47,12 +47,18 @@ def settings_of(options: dict[str, Any]) -> ProfileSettings:
     if options["activations"]:
         activations = ActivationSettings(
             text=str(options["text"]) if options["text"] else None,
+            images=str(options["images"]) if options["images"] else None,
             windows=options["windows"],
             window_length=options["window_length"],
             capture=tuple(name.strip() for name in options["capture"].split(",") if name.strip()),
+            keep_sketches=options["keep_sketches"],
         )
-    elif options["text"] or options["capture"] != "linear":
-        raise ConfigError("--text and --capture go with --activations: add it")
+    elif options["capture"] != "linear" or any(
+        options[name] for name in ("text", "images", "keep_sketches")
+    ):
+        raise ConfigError(
+            "--text, --images, --capture and --keep-sketches go with --activations: add it"
+        )
     return ProfileSettings(
         free_location=options["location"] == "free",
         block_size=options["blocks"],
@@ -62,8 +68,15 @@ def settings_of(options: dict[str, Any]) -> ProfileSettings:
     )
 
 
-def models_in(path: Path) -> list[str]:
-    """Names of the models in a study file: ``[[network]]`` tables with a key ``id``.
+def models_in(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Models of a study file: ``[[network]]`` tables with a key ``id``, or ``not_run``.
+
+    Returns
+    -------
+    names
+        The ids, to be run.
+    not_run
+        Name to the reason, of the networks that the file only speaks of.
 
     Raises
     ------
@@ -77,12 +90,23 @@ def models_in(path: Path) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     networks = data.get("network")
-    sound = isinstance(networks, list) and all(
-        isinstance(network, dict) and isinstance(network.get("id"), str) for network in networks
-    )
+    sound = isinstance(networks, list) and all(map(_is_network, networks))
     if not networks or not sound:
-        raise ConfigError(f"{path} lists no models: it needs [[network]] tables with an id each")
-    return [network["id"] for network in networks]
+        raise ConfigError(
+            f"{path} lists no models: it needs [[network]] tables with an id each, or with a "
+            "name and the reason why it is not_run"
+        )
+    return (
+        [network["id"] for network in networks if "id" in network],
+        {network["name"]: network["not_run"] for network in networks if "id" not in network},
+    )
+
+
+def _is_network(network: Any) -> bool:
+    if not isinstance(network, dict):
+        return False
+    wanted = ("id",) if "id" in network else ("name", "not_run")
+    return all(isinstance(network.get(key), str) for key in wanted)
 
 
 def profile_models(
@@ -98,12 +122,12 @@ def profile_models(
     """Profile each model; of several, one that cannot be profiled is told and passed over."""
     if merge:
         if len(models) < 2:
-            raise ConfigError("--merge needs the profile.json files of two or more shards")
+            raise ConfigError("--merge needs the profile.json files of two or more parts")
         return ProfileResult((merge_profiles([read_profile(name) for name in models]),), {})
-    names = [*models, *(models_in(listed) if listed else [])] or [DEFAULT_MODEL]
+    on_list, not_run = models_in(listed) if listed else ([], {})
+    names = [*models, *on_list] or ([] if listed else [DEFAULT_MODEL])
     journal = output.with_name(f".{output.name}.partial") if output else None
     profiles: list[Profile] = []
-    not_run: dict[str, str] = {}
     for index, name in enumerate(names):
 
         def report(share: float, what: str, index: int = index, name: str = name) -> None:
@@ -122,7 +146,7 @@ def profile_models(
         except ConfigError:
             raise
         except StudentFloatError as error:
-            if len(names) == 1:
+            if len(names) == 1 and not not_run:
                 raise
             not_run[name] = str(error)
     progress(1.0, "done")

@@ -1,11 +1,15 @@
-"""The text that quality is measured on, and the windows cut from it."""
+"""Texts that models are measured and calibrated on, and the windows cut from them."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Sequence
+import random
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,19 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, DataError
-from studentfloat.models import LoadedModel, ModelKind
+from studentfloat.models.load import LoadedModel, ModelKind
 from studentfloat.models.quiet import quiet_transformers
 
-__all__ = ["EvaluationText", "cut_windows", "load_text"]
+__all__ = ["EvaluationText", "cut_windows", "load_calibration_text", "load_text"]
 
 _LARGEST_TEXT = 256 << 20
 _SHORTEST_WINDOW = 2
+_SHORTEST_DOCSTRING = 400
+# The evaluation text is in pydoc_data; the rest is no library or not always there.
+_NOT_LIBRARY = frozenset(
+    {"pydoc_data", "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo"}
+    | {"lib2to3", "ensurepip", "__pycache__"}
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,56 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
     return EvaluationText(content, f"file {file.name}")
 
 
-def cut_windows(text: EvaluationText, model: LoadedModel, *, count: int, length: int) -> Tensor:
+def load_calibration_text(path: str | Path | None = None) -> EvaluationText:
+    """Read a text file in UTF-8, or the docstrings of CPython's standard library.
+
+    Parameters
+    ----------
+    path
+        As for :func:`load_text`; None for every docstring of 400 characters or more in the
+        standard library, in the order of its files. None of it is in the text that
+        :func:`load_text` gives. It differs between Python versions: results record its hash.
+
+    Raises
+    ------
+    DataError
+        As for :func:`load_text`.
+    """
+    if path is not None:
+        return load_text(path)
+    content = _library_docstrings()
+    if not content:
+        raise DataError("this Python has no standard library in source: give a calibration text")
+    return EvaluationText(content, "docstrings of the Python standard library")
+
+
+@cache
+def _library_docstrings() -> str:
+    root = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for file in sorted(root.rglob("*.py")):
+        if not _NOT_LIBRARY.isdisjoint(file.relative_to(root).parts):
+            continue
+        found += [text for text in _docstrings(file) if len(text) >= _SHORTEST_DOCSTRING]
+    return "\n\n".join(found)
+
+
+def _docstrings(file: Path) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes that a later Python will refuse
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, OSError, ValueError):
+            return
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented):
+            yield ast.get_docstring(node) or ""
+
+
+def cut_windows(
+    text: EvaluationText, model: LoadedModel, *, count: int, length: int, seed: int | None = None
+) -> Tensor:
     """Cut windows of tokens, evenly spread over a text, without overlap.
 
     Parameters
@@ -79,6 +138,9 @@ def cut_windows(text: EvaluationText, model: LoadedModel, *, count: int, length:
         the special tokens that they expect.
     count, length
         Number of windows, tokens in each.
+    seed
+        Each window lies anywhere within its even share of the text, drawn with this seed;
+        None spreads them evenly from the text's first token to its last.
 
     Returns
     -------
@@ -117,10 +179,18 @@ def cut_windows(text: EvaluationText, model: LoadedModel, *, count: int, length:
             f"the text ({text.source}) has {len(tokens)} tokens, too few for {count} windows of "
             f"{length}: use {remedy}, or a longer text"
         )
-    last = len(tokens) - inner
-    starts = [0] if count == 1 else [round(last * k / (count - 1)) for k in range(count)]
+    starts = _starts(len(tokens), inner, count, seed)
     rows = [[*start, *tokens[begin : begin + inner], *end] for begin in starts]
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def _starts(tokens: int, inner: int, count: int, seed: int | None) -> list[int]:
+    last = tokens - inner
+    if seed is None:
+        return [0] if count == 1 else [round(last * k / (count - 1)) for k in range(count)]
+    draw = random.Random(seed)
+    share = tokens / count
+    return [int(k * share + draw.random() * (share - inner)) for k in range(count)]
 
 
 def _tokens(text: EvaluationText, tokenizer: Any, name: str) -> Sequence[int]:

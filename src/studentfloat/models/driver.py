@@ -1,0 +1,320 @@
+"""Quantizing a whole model: block by block, each on the outputs of those before it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from studentfloat.errors import FailureError
+from studentfloat.models.blocks import BlockRunner, find_blocks
+from studentfloat.models.calibration import Calibration, CalibrationWindows, experts_one_by_one
+from studentfloat.models.listen import InputListener, input_groups, listen
+from studentfloat.models.load import LoadedModel, load_model
+from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
+from studentfloat.models.sources import find_model
+from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.pipeline import (
+    MethodResult,
+    check_recipe,
+    quantize_weight,
+    working_scheme,
+)
+from studentfloat.quantize.recipe import Recipe, parse_method
+from studentfloat.quantize.scheme import Scheme, replace_scheme
+from studentfloat.quantize.tensor import fake_quantize
+from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.records import SkippedTensor, TensorQuantization
+
+__all__ = ["ModelQuantizer", "quantize_model"]
+
+Progress = Callable[[float, str], None]
+
+
+def quantize_model(
+    model: LoadedModel | str,
+    scheme: Scheme,
+    method: str | Recipe = "gptq",
+    calibration: Calibration | CalibrationWindows | None = None,
+    *,
+    smooth: float | None = None,
+    gptq: GPTQOptions | None = None,
+    embeddings: bool = False,
+    head: bool = False,
+    finished: Sequence[QuantizedBlock] = (),
+    on_block: Callable[[QuantizedBlock], None] = lambda block: None,
+    progress: Progress = lambda share, what: None,
+) -> QuantizedModel:
+    """Quantize a model's linear weights by any method, in place.
+
+    Parameters
+    ----------
+    model
+        Loaded, or what :func:`~studentfloat.models.find_model` takes. Its weights become
+        the quantized ones' values.
+    scheme
+        What to.
+    method
+        A recipe or its spelling: see :func:`~studentfloat.quantize.parse_method`.
+    calibration
+        Text, or windows already cut. By default :class:`Calibration`'s own. Not read where
+        the method does without.
+    smooth
+        SmoothQuant's α, in place of the method's.
+    gptq
+        How GPTQ goes about it.
+    embeddings, head
+        Quantize those too; to nearest.
+    finished
+        Blocks that an interrupted run finished, from the first on, as `on_block` got them:
+        they are put in place, not quantized anew.
+    on_block
+        Called with each block that is finished now, in order.
+    progress
+        Called with the share done and what is being done.
+
+    Returns
+    -------
+    QuantizedModel
+        Weights, other parameters that changed, records, and what was skipped.
+
+    Raises
+    ------
+    StudentFloatError
+        On a method, scheme, model or text that cannot be used.
+    """
+    if isinstance(model, str):
+        progress(0.0, f"loading {model}")
+        model = load_model(find_model(model))
+    recipe = parse_method(method, gptq) if isinstance(method, str) else method
+    if smooth is not None:
+        recipe = parse_method(f"{recipe.name}+smooth={smooth}", gptq)
+    work = ModelQuantizer(
+        model, scheme, recipe, calibration, embeddings=embeddings, head=head, progress=progress
+    )
+    blocks: list[QuantizedBlock] = []
+    for block in work.run(finished):
+        if len(blocks) >= len(finished):
+            on_block(block)
+        blocks.append(block)
+    return work.result(blocks)
+
+
+class ModelQuantizer:
+    """One model on its way to being quantized; :meth:`run` yields each finished block.
+
+    Parameters as for :func:`quantize_model`.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        scheme: Scheme,
+        recipe: Recipe,
+        calibration: Calibration | CalibrationWindows | None = None,
+        *,
+        embeddings: bool = False,
+        head: bool = False,
+        progress: Progress = lambda share, what: None,
+    ) -> None:
+        check_recipe(recipe, scheme)
+        self._module, self._loaded = model.module, model
+        self._scheme, self._recipe, self._progress = scheme, recipe, progress
+        found = walk_weights(model.module, embeddings=embeddings, head=head)
+        self.sites: list[WeightSite] = found[0]
+        self.skipped: list[SkippedTensor] = found[1]
+        needs_inputs = recipe.needs_inputs or working_scheme(scheme, recipe).scale_rule.weighted
+        self._windows: CalibrationWindows | None = None
+        if needs_inputs:
+            chosen = calibration or Calibration()
+            self._windows = chosen.cut(model) if isinstance(chosen, Calibration) else chosen
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on beside the model and the scheme, as plain data."""
+        windows = self._windows
+        return {
+            "recipe": asdict(self._recipe),
+            "calibration": None if windows is None else windows.source,
+            "calibration_sha256": None if windows is None else windows.sha256,
+            "calibration_windows": None if windows is None else list(windows.tokens.shape),
+        }
+
+    def result(self, blocks: Sequence[QuantizedBlock]) -> QuantizedModel:
+        """The blocks that :meth:`run` gave, put together."""
+        return QuantizedModel(
+            self._scheme,
+            self._recipe.name,
+            tuple(blocks),
+            skipped=tuple(self.skipped),
+            settings=self.settings,
+        )
+
+    def run(self, finished: Sequence[QuantizedBlock] = ()) -> Iterator[QuantizedBlock]:
+        """Quantize block by block, replaying those that are finished already."""
+        blocks = find_blocks(self._module, {id(site.parameter) for site in self.sites})
+        if self._windows is None:
+            yield from self._run_plainly(blocks, finished)
+            return
+        with experts_one_by_one(self._module):
+            yield from self._run_calibrated(blocks, finished)
+
+    def _run_plainly(
+        self, blocks: list[tuple[str, nn.Module]], finished: Sequence[QuantizedBlock]
+    ) -> Iterator[QuantizedBlock]:
+        parts = [(name, self._sites_in(block)) for name, block in blocks]
+        parts.append(("", self._sites_outside(blocks)))
+        parts = [part for part in parts if part[1]]
+        for i, (name, sites) in enumerate(parts):
+            self._progress(i / len(parts), name or "outside of blocks")
+            if i < len(finished):
+                yield self._replay(finished[i], name, sites)
+                continue
+            done = [self._quantize(site, None, None, ()) for site in sites]
+            yield _block(name, done)
+
+    def _run_calibrated(
+        self, blocks: list[tuple[str, nn.Module]], finished: Sequence[QuantizedBlock]
+    ) -> Iterator[QuantizedBlock]:
+        assert self._windows is not None
+        self._progress(0.0, "first inputs of the blocks")
+        device = next(self._module.parameters()).device
+        runner = BlockRunner(self._module, blocks, self._windows.batches(device))
+        count = len(runner.blocks)
+        for i, (name, block) in enumerate(runner.blocks):
+            self._progress((i + 0.5) / (count + 1), name)
+            sites = self._sites_in(block)
+            if i < len(finished):
+                yield self._replay(finished[i], name, sites)
+            else:
+                listener = listen(self._module, sites, runner.run(i))
+                yield self._finish(name, sites, listener)
+            runner.advance(i)
+        outside = self._sites_outside(runner.blocks)
+        if not outside:
+            return
+        self._progress(count / (count + 1), "outside of blocks")
+        if len(finished) > count:
+            yield self._replay(finished[count], "", outside)
+            return
+        yield self._finish("", outside, listen(self._module, outside, runner.finish()))
+
+    def _finish(
+        self, name: str, sites: list[WeightSite], listener: InputListener
+    ) -> QuantizedBlock:
+        done: dict[str, tuple[str, QuantizedWeight, TensorQuantization]] = {}
+        for group in input_groups(listener, sites):
+            for site in group:
+                unheard = listener.unheard.get(site.name)
+                notes = () if unheard is None else (unheard,)
+                inputs = listener.statistics.get(site.name)
+                done[site.name] = self._quantize(site, inputs, None, notes)
+        return _block(name, [done[site.name] for site in sites])
+
+    def _quantize(
+        self,
+        site: WeightSite,
+        inputs: InputStatistics | None,
+        input_scale: Tensor | None,
+        notes: tuple[str, ...],
+    ) -> tuple[str, QuantizedWeight, TensorQuantization]:
+        started = time.monotonic()
+        before = site.matrix(site.parameter.detach()).clone().contiguous()
+        result = quantize_weight(
+            before, self._scheme, self._recipe, inputs, input_scale=input_scale, name=site.name
+        )
+        seconds = time.monotonic() - started
+        after = result.weight.dequantize()
+        site.apply(lambda _: after)
+        errors = _errors(before, after, inputs, self._scheme)
+        record = _record(site, result, notes, {**errors, "seconds": round(seconds, 3)})
+        return site.name, result.weight, record
+
+    def _replay(self, block: QuantizedBlock, name: str, sites: list[WeightSite]) -> QuantizedBlock:
+        """Put a finished block's weights in place."""
+        names = {site.name for site in sites}
+        if block.name != name or set(block.weights) != names:
+            raise FailureError(
+                f"the finished block {block.name!r} is not the model's {name!r}: it belongs to "
+                "another model or other settings"
+            )
+        parameters = dict(self._module.named_parameters())
+        for site in sites:
+            values = block.weights[site.name].dequantize()
+            site.apply(lambda _, values=values: values)  # type: ignore[misc]
+        with torch.no_grad():
+            for changed, value in block.changed.items():
+                parameters[changed].copy_(value)
+        return block
+
+    def _sites_in(self, block: nn.Module) -> list[WeightSite]:
+        inside = {id(parameter) for parameter in block.parameters()}
+        return [site for site in self.sites if id(site.parameter) in inside]
+
+    def _sites_outside(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[WeightSite]:
+        inside = {id(parameter) for _, block in blocks for parameter in block.parameters()}
+        return [site for site in self.sites if id(site.parameter) not in inside]
+
+
+def _block(
+    name: str, done: Sequence[tuple[str, QuantizedWeight, TensorQuantization]]
+) -> QuantizedBlock:
+    weights = {site: weight for site, weight, _ in done}
+    return QuantizedBlock(name, weights, records=tuple(record for _, _, record in done))
+
+
+def _errors(
+    before: Tensor, after: Tensor, inputs: InputStatistics | None, scheme: Scheme
+) -> dict[str, Any]:
+    """Errors of weight and output, and what they were if rounded to nearest."""
+    if scheme.scale_rule.searches:
+        scheme = replace_scheme(scheme, scale_rule="absmax")
+    nearest, _ = fake_quantize(before, scheme)
+    energy = _square(before)
+    errors: dict[str, Any] = {
+        "weight_nmse": _share(_square(before - after), energy),
+        "weight_nmse_nearest": _share(_square(before - nearest), energy),
+    }
+    if inputs is not None and inputs.count:
+        output = inputs.output_energy(before)
+        errors["output_nmse"] = _share(inputs.output_energy(before - after), output)
+        errors["output_nmse_nearest"] = _share(inputs.output_energy(before - nearest), output)
+        errors["tokens"] = inputs.count
+    return errors
+
+
+def _record(
+    site: WeightSite, result: MethodResult, notes: tuple[str, ...], errors: Mapping[str, Any]
+) -> TensorQuantization:
+    weight = result.weight
+    scales = weight.base.block_scales().float()
+    magnitudes = scales.abs()
+    return TensorQuantization(
+        name=site.name,
+        layer=site.layer,
+        kind=site.role,
+        shape=weight.shape,
+        method=result.method,
+        format=weight.base.scheme.format_name,
+        bits_per_weight=weight.bits_per_weight,
+        scale_least=float(magnitudes.min()),
+        scale_median=float(magnitudes.median()),
+        scale_greatest=float(magnitudes.max()),
+        negative_scales=float((scales < 0).float().mean()),
+        notes=(*notes, *result.notes),
+        **errors,
+    )
+
+
+def _square(values: Tensor) -> float:
+    return float(values.square().sum(dtype=torch.float64))
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

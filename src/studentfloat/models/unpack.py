@@ -1,0 +1,241 @@
+"""Check a packed checkpoint, and make a dense one of it again, one tensor at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studentfloat.errors import ConfigError, FailureError, ModelError
+from studentfloat.models.pack_writer import copy_companions, copy_file, save_shard
+from studentfloat.models.packed_files import (
+    CONFIG_KEY,
+    INDEX,
+    MANIFEST,
+    PackedCheckpoint,
+    read_raw,
+    sha256_of,
+)
+from studentfloat.models.sources import ModelSource
+from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.records import Verification, read_json, write_json
+
+__all__ = ["dequantize_checkpoint", "verify_checkpoint"]
+
+_WORK = ".studentfloat"
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Progress = Callable[[float, str], None]
+
+
+def verify_checkpoint(
+    directory: Path,
+    *,
+    source: ModelSource | None = None,
+    progress: Progress = lambda share, what: None,
+) -> Verification:
+    """Read every tensor of a packed checkpoint and check all that can be checked.
+
+    Parameters
+    ----------
+    directory
+        The packed model.
+    source
+        What it was made of: every tensor of it must be there, of its shape, and those that
+        are not quantized must have the same bytes.
+    progress
+        Told about every weight.
+
+    Returns
+    -------
+    Verification
+        All problems, not only the first.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be opened at all: a header that lies, a layout of another version.
+    """
+    checkpoint = PackedCheckpoint.open(directory)
+    problems: list[str] = []
+    hashes = _recorded_hashes(directory, problems)
+    if hashes:
+        problems += [
+            f"{n} is on record but not in the shards"
+            for n in hashes.keys() - checkpoint.files.keys()
+        ]
+        problems += [
+            f"{n} is in the shards but not on record"
+            for n in checkpoint.files.keys() - hashes.keys()
+        ]
+    steps = max(1, len(checkpoint.weights) + len(checkpoint.files))
+    for done, name in enumerate(checkpoint.weights):
+        progress(done / steps, name)
+        _collect(problems, checkpoint.weight, name)
+    for done, (name, tensor) in enumerate(checkpoint.files.items(), len(checkpoint.weights)):
+        progress(done / steps, name)
+        if name in hashes:
+            _collect(problems, _check_hash, tensor, hashes[name])
+    if source is not None:
+        problems += _compare(checkpoint, source)
+    return Verification(
+        directory=str(directory),
+        weights=len(checkpoint.weights),
+        tensors=len(checkpoint.files),
+        hashed=len(hashes.keys() & checkpoint.files.keys()),
+        compared_with=None if source is None else source.name,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def dequantize_checkpoint(
+    directory: Path,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    progress: Progress = lambda share, what: None,
+) -> Path:
+    """Write a dense checkpoint that any tool loads.
+
+    Parameters
+    ----------
+    directory
+        A packed model.
+    out
+        New, empty, or that of the same run interrupted, which goes on.
+    dtype
+        "float32", "float16" or "bfloat16" for all; by default each weight has the type
+        that it was quantized from.
+    progress
+        Told about every tensor.
+
+    Raises
+    ------
+    ConfigError
+        On another type, or if `out` holds something else.
+    ModelError
+        If the checkpoint is damaged; the message names the tensor.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConfigError(f"--dtype {dtype!r}: one of {', '.join(_DTYPES)}")
+    checkpoint = PackedCheckpoint.open(directory)
+    shards = _by_shard(checkpoint)
+    plan = {"of": _identity(checkpoint), "dtype": dtype, "shards": len(shards)}
+    if _is_finished(out, plan):
+        return out
+    names: dict[str, str] = {}
+    done = 0
+    for number, (_, members) in enumerate(sorted(shards.items()), 1):
+        file = out / f"model-{number:05}-of-{len(shards):05}.safetensors"
+        names |= dict.fromkeys(members, file.name)
+        if file.is_file():
+            done += len(members)
+            continue
+        tensors = {}
+        for name in members:
+            progress(done / max(1, len(checkpoint.files)), name)
+            tensors[name] = _dense(checkpoint, name, None if dtype is None else _DTYPES[dtype])
+            done += 1
+        save_shard(tensors, file)
+    size = sum((out / file).stat().st_size for file in set(names.values()))
+    write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
+    companions = out / _WORK / "companions"
+    copy_companions(directory, companions)
+    for file in sorted(companions.iterdir()):
+        if file.name != "config.json":
+            copy_file(file, out / file.name)
+    config = {key: value for key, value in checkpoint.config.items() if key != CONFIG_KEY}
+    if dtype is not None:
+        config.pop("torch_dtype", None)
+        config["dtype"] = dtype
+    write_json(out / "config.json", config)
+    shutil.rmtree(out / _WORK)
+    return out
+
+
+def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
+    marker = out / _WORK / "plan.json"
+    if marker.is_file():
+        if read_json(marker) != plan:
+            raise ConfigError(f"{out} holds an unfinished run of another kind: delete it")
+        return False
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not empty: choose another directory")
+    write_json(marker, plan)
+    return False
+
+
+def _identity(checkpoint: PackedCheckpoint) -> dict[str, Any]:
+    manifest = checkpoint.directory / MANIFEST
+    return {
+        "manifest": read_json(manifest) if manifest.is_file() else None,
+        "config": checkpoint.config,
+    }
+
+
+def _by_shard(checkpoint: PackedCheckpoint) -> dict[str, list[str]]:
+    """Names of the dense tensors, by the shard that they, or their codes, are in."""
+    shards: dict[str, list[str]] = {}
+    for name in (*checkpoint.weights, *checkpoint.plain_names()):
+        shards.setdefault(checkpoint.files[name].shard.name, []).append(name)
+    return shards
+
+
+def _dense(checkpoint: PackedCheckpoint, name: str, dtype: torch.dtype | None) -> Tensor:
+    stored = checkpoint.weights.get(name)
+    if stored is None:
+        plain = read_raw(checkpoint.files[name])
+        return plain.to(dtype) if dtype is not None and plain.is_floating_point() else plain
+    matrix = checkpoint.weight(name).dequantize(dtype)
+    return stored.orientation.from_matrix(matrix, stored.shape)
+
+
+def _recorded_hashes(directory: Path, problems: list[str]) -> dict[str, str]:
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        problems.append(f"{MANIFEST} is missing: no hashes to compare with")
+        return {}
+    try:
+        table = read_json(manifest).get("sha256")
+    except (FailureError, AttributeError):
+        table = None
+    if not isinstance(table, dict):
+        problems.append(f"{MANIFEST} is damaged: it has no table 'sha256'")
+        return {}
+    return {str(name): str(digest) for name, digest in table.items()}
+
+
+def _check_hash(tensor: StoredTensor, wanted: str) -> None:
+    if sha256_of(read_raw(tensor)) != wanted:
+        raise ModelError(f"{tensor.name} in {tensor.shard.name} has changed: its hash differs")
+
+
+def _collect(problems: list[str], check: Callable[..., object], *arguments: object) -> None:
+    try:
+        check(*arguments)
+    except ModelError as error:
+        problems.append(str(error))
+
+
+def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
+    tensors, damaged = list_tensors(source.weight_files)
+    problems = list(damaged.values())
+    for tensor in tensors:
+        stored = checkpoint.weights.get(tensor.name)
+        found = checkpoint.files.get(tensor.name)
+        if found is None:
+            problems.append(f"{tensor.name} of {source.name} is missing")
+        elif stored is not None and stored.shape != tensor.shape:
+            problems.append(
+                f"{tensor.name} has the shape {list(stored.shape)}, in {source.name} "
+                f"{list(tensor.shape)}"
+            )
+        elif stored is None and sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
+            problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
+    known = {tensor.name for tensor in tensors}
+    extra = [n for n in (*checkpoint.weights, *checkpoint.plain_names()) if n not in known]
+    return problems + [f"{name} is not in {source.name}" for name in extra]
