@@ -355,7 +355,7 @@ def _quantize_compiled(
     _check_range(encoded.scales, scheme, tensor.dtype, name)
     return QuantizedTensor(
         packed=encoded.packed,
-        scales=_store_scales(encoded.scales, scheme, name),
+        scales=store_scales(encoded.scales, scheme, name),
         scheme=scheme,
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
