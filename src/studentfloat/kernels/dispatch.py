@@ -89,7 +89,8 @@ def warn_slow() -> None:
         warnings.warn(
             "studentfloat was installed without its compiled kernels (no C++ compiler was "
             "found): quantizing and products with packed weights run many times slower in NumPy "
-            "and torch. Install a compiler, then: pip install --force-reinstall --no-deps studentfloat",
+            "and torch. Install a compiler, then: pip install --force-reinstall --no-deps "
+            "studentfloat",
             RuntimeWarning,
             stacklevel=4,
         )
