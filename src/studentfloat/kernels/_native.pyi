@@ -35,6 +35,16 @@ def decode(
     out: int,
     threads: int,
 ) -> None: ...
+def sketch_range(values: int, count: int) -> tuple[int, int, int, float, float]: ...
+def sketch_tally(
+    values: int,
+    count: int,
+    fraction_bits: int,
+    first: int,
+    width: int,
+    counts: int,
+    fractions: int,
+) -> None: ...
 def advise_huge_pages(bytes: int, size: int) -> None: ...
 def read(bytes: int, count: int, threads: int) -> int: ...
 

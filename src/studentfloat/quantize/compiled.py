@@ -12,7 +12,7 @@ from torch import Tensor
 from studentfloat.formats import Format
 from studentfloat.kernels.arrays import empty_like
 from studentfloat.kernels.codec import SCALE_TYPES, CodeBook, Encoded, ScaleRule, decode, encode
-from studentfloat.kernels.dispatch import native
+from studentfloat.kernels.dispatch import native, warn_slow
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
 __all__ = ["can_decode", "can_encode", "decode_rows", "encode_rows"]
@@ -24,6 +24,7 @@ _SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 def can_encode(rows: Tensor, scheme: Scheme) -> bool:
     """Whether the compiled kernels quantize such rows by such a scheme."""
+    warn_slow()
     return (
         native() is not None
         and rows.device.type == "cpu"

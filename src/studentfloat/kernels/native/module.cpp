@@ -3,16 +3,19 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu.h"
 #include "matrix.h"
 #include "parallel.h"
+#include "sketch.h"
 
 namespace nb = nanobind;
 using namespace studentfloat;
@@ -90,6 +93,21 @@ NB_MODULE(_native, module) {
         const InstructionSet& set = active_set();
         parallel_for(rows, threads,
                      [&](int64_t first, int64_t last) { set.decode(job, first, last); });
+      },
+      release());
+  module.def(
+      "sketch_range",
+      [](uintptr_t values, int64_t count) {
+        Range r = sketch_range(at<const float>(values), count);
+        return std::make_tuple(r.zeros, r.lowest, r.highest, r.minimum, r.maximum);
+      },
+      release());
+  module.def(
+      "sketch_tally",
+      [](uintptr_t values, int64_t count, int fraction_bits, int64_t first, int64_t width,
+         uintptr_t counts, uintptr_t fractions) {
+        sketch_tally(at<const float>(values), count, fraction_bits, first, width,
+                     at<int64_t>(counts), at<int64_t>(fractions));
       },
       release());
   module.def("advise_huge_pages", [](uintptr_t bytes, size_t size) {
