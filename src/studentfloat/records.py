@@ -353,6 +353,8 @@ class FormatQuality:
         holds: the width of the fixed-point numbers that they were rounded to.
     rank
         1 + the number of formats that are significantly better; equal ranks are ties.
+    weights
+        How each weight was quantized, for methods beyond rounding to nearest.
     """
 
     name: str
@@ -381,6 +383,7 @@ class FormatQuality:
     window_kl: tuple[float, ...] = ()
     window_agreement: tuple[float, ...] = ()
     window_output_nmse: tuple[float, ...] = ()
+    weights: tuple[TensorQuantization, ...] = ()
 
 
 @dataclass(frozen=True)
