@@ -13,6 +13,7 @@ from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme, replace_scheme
+from studentfloat.quantize.smoothing import clip_to_outputs
 from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -79,6 +80,8 @@ def quantize_weight(
         weight = weight * input_scale.to(weight.dtype)
         inputs = None if inputs is None else inputs.scaled(input_scale)
     notes += _idle_experts(inputs)
+    if recipe.clip and recipe.rounding == "nearest" and weight.dim() == 2 and inputs is not None:
+        weight = clip_to_outputs(weight, scheme, inputs)
     base, said = _round(weight, scheme, recipe, inputs, name)
     notes += said
     return MethodResult(QuantizedWeight(base, input_scale=input_scale), recipe.name, tuple(notes))
