@@ -17,8 +17,8 @@ __all__ = ["command"]
 def command(source: str, output: Path, as_json: bool, quiet: bool) -> None:
     """Pack SOURCE, a model that another tool quantized, code by code.
 
-    A directory with a bitsandbytes NF4 or FP4 checkpoint. The packed model has the same
-    weights to the last bit.
+    A directory with a bitsandbytes NF4 or FP4 checkpoint, or a .gguf file in Q4_0, MXFP4,
+    IQ4_NL or Q8_0. The packed model has the same weights to the last bit.
     """
     from studentfloat.cli.progress import progress_on_stderr
     from studentfloat.cli.quantize import show_packed

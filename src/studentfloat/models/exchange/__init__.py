@@ -7,5 +7,6 @@ route cannot carry exactly it refuses, with the reason and the nearest route tha
 from __future__ import annotations
 
 from studentfloat.models.exchange.incoming import import_model
+from studentfloat.models.exchange.outgoing import EXPORTS, Export, export_model
 
-__all__ = ["import_model"]
+__all__ = ["EXPORTS", "Export", "export_model", "import_model"]

@@ -6,17 +6,25 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError, SchemeError
+from studentfloat.formats import Format
 from studentfloat.models.stream import layer_of, role_of
 from studentfloat.quantize.packing import pack_codes, unpack_codes
-from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
+from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import TensorQuantization
 
-__all__ = ["codes_of", "imported_record", "packed_tensor", "refuse_extras"]
+__all__ = [
+    "code_table",
+    "codes_of",
+    "exponents_of",
+    "imported_record",
+    "packed_tensor",
+    "refuse_extras",
+]
 
-_SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_E8M0_BIAS = 127
 
 
 def packed_tensor(
@@ -67,6 +75,48 @@ def codes_of(tensor: QuantizedTensor) -> Tensor:
     return unpack_codes(tensor.packed, tensor.scheme.format.bits, tensor.row_length)
 
 
+def code_table(given: Format, wanted: Format) -> Tensor:
+    """The code in one format of what each code in another stands for.
+
+    Parameters
+    ----------
+    given, wanted
+        Every value of the former is one of the latter.
+
+    Returns
+    -------
+    Tensor
+        uint8, of shape ``(2**given.bits,)``; zero for codes without a value.
+    """
+    table = torch.zeros(1 << given.bits, dtype=torch.uint8)
+    same = set(zip(wanted.values, wanted.codes, strict=True))
+    for value, code in zip(given.values, given.codes, strict=True):
+        # Where a value has two codes (E2M1's zeros) each keeps its own.
+        keeps = (value, code) in same
+        table[code] = code if keeps else int(wanted.encode([value])[0])
+    return table
+
+
+def exponents_of(scales: Tensor, name: str) -> Tensor:
+    """Scales as E8M0: uint8 exponents, biased by 127.
+
+    Raises
+    ------
+    SchemeError
+        If one of them is no positive power of two.
+    """
+    mantissa, exponent = torch.frexp(scales)
+    stored = exponent - 1 + _E8M0_BIAS
+    exact = (mantissa == 0.5) & (stored >= 0) & (stored < 255)
+    if not bool(exact.all()):
+        raise SchemeError(
+            f"MXFP4 has scales in e8m0: it cannot carry {name}, of whose scales "
+            f"{int((~exact).sum())} of {exact.numel()} are no powers of two. Quantize with "
+            "--scale-dtype e8m0"
+        )
+    return stored.to(torch.uint8)
+
+
 def refuse_extras(name: str, stored: StoredWeight, route: str) -> None:
     """Refuse a weight that is more than one table of values times one scale per block.
 
@@ -115,8 +165,3 @@ def imported_record(
         negative_scales=float((scales < 0).float().mean()),
         notes=notes,
     )
-
-
-def scale_type(scheme: Scheme) -> str:
-    """Name of the plain type of a scheme's scales; "" where they are quantized themselves."""
-    return scheme.scale_dtype.name if isinstance(scheme.scale_dtype, ScaleDtype) else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.exchange.bitsandbytes_in import import_bitsandbytes, is_bitsandbytes
+from studentfloat.models.exchange.gguf_in import import_gguf
 from studentfloat.models.sources import ModelSource
 from studentfloat.records import PackedModel
 
@@ -23,7 +24,7 @@ def import_model(
     Parameters
     ----------
     name
-        A directory with a bitsandbytes 4-bit checkpoint.
+        A directory with a bitsandbytes 4-bit checkpoint, or a ``.gguf`` file.
     directory
         Where to: new, empty, or that of the same run interrupted, which goes on.
     progress
@@ -56,5 +57,7 @@ def import_model(
             )
         raise ConfigError(f"{name} is not quantized: `studentfloat quantize` packs dense models")
     if not path.exists():
-        raise ModelError(f"there is no directory {name}")
-    raise ConfigError(f"{name} is no directory with a quantized checkpoint")
+        raise ModelError(f"there is no directory or file {name}")
+    if path.suffix.lower() == ".gguf":
+        return import_gguf(path, directory, progress)
+    raise ConfigError(f"{name} is neither a directory nor a .gguf file")
