@@ -350,15 +350,17 @@ def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -
     energy_of = {site.name: float(w.double().square().sum()) for site, w in originals.items()}
     for record in result.records:
         energies.append(energy_of[record.name])
-        errors.append(record.weight_nmse * energies[-1])
+        # None only for weights that came quantized from elsewhere.
+        nmse = record.weight_nmse or 0.0
+        errors.append(nmse * energies[-1])
         tensors.append(
             TensorError(
                 name=record.name,
                 layer=record.layer,
                 kind=record.kind,
                 shape=record.shape,
-                nmse=record.weight_nmse,
-                snr_db=_decibels(record.weight_nmse),
+                nmse=nmse,
+                snr_db=_decibels(nmse),
                 bits_per_weight=record.bits_per_weight,
             )
         )
