@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -325,7 +326,7 @@ def main() -> None:
     if missing:
         print(f"\nnot measured: {', '.join(sorted(missing))}")
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
+        with Path(options.json).open("w", encoding="utf-8") as file:
             json.dump({"case": vars(case), "missing": sorted(missing), "rows": rows}, file)
 
 
