@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ from studentfloat.kernels.codec import decode
 from studentfloat.kernels.dispatch import native
 from studentfloat.quantize import Scheme, quantize
 from studentfloat.quantize.compiled import _table
+
+# This file bears the name of a package that bitsandbytes looks for.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 Call = Callable[[int], object]
 COLD_BYTES = 96 << 20  # three times the last cache of the machine that docs/kernels.md names
@@ -101,7 +106,6 @@ def bitsandbytes(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
 
 
 def onnxruntime(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
-    import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
@@ -142,8 +146,7 @@ def onnxruntime(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
         # Threads that go on spinning would slow down whoever is called next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         count = case.copies(4)
-        binary = onnx._serialize(model) if hasattr(onnx, "_serialize") else None
-        binary = binary or model.SerializeToString()
+        binary = model.SerializeToString()
         made = [
             ort.InferenceSession(binary, options, providers=["CPUExecutionProvider"])
             for _ in range(count)
@@ -167,12 +170,14 @@ def openvino(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
         quantized = quantize(case.weight, scheme)
         shape = ov.Shape([case.rows, blocks, case.block])
         requests = []
-        for _ in range(case.copies(4)):
-            packed = np.ascontiguousarray(quantized.packed.numpy()).copy()
+        # The constants do not own what they are made of.
+        kept = [quantized.packed.numpy().copy() for _ in range(case.copies(4))]
+        scales = quantized.block_scales().numpy().astype(np.float16)[..., None].copy()
+        for packed in kept:
             codes = op.constant(ov.Tensor(packed, shape, kind))
-            scales = quantized.block_scales().numpy().astype(np.float16)[..., None]
             wide = op.multiply(op.convert(codes, "f16"), op.constant(scales))
-            flat = op.reshape(wide, op.constant([case.rows, case.columns]), special_zero=False)
+            whole = op.constant(np.array([case.rows, case.columns], dtype=np.int64))
+            flat = op.reshape(wide, whole, special_zero=False)
             given = op.parameter([-1, case.columns], ov.Type.f32)
             product = op.matmul(given, op.convert(flat, "f32"), False, True)
             compiled = core.compile_model(
@@ -183,7 +188,7 @@ def openvino(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
             requests.append(compiled.create_infer_request())
         yield (
             name,
-            lambda i, requests=requests: requests[i % len(requests)].infer([numbers], True, True),
+            lambda i, r=requests, kept=kept: r[i % len(kept)].infer([numbers], True, True),
         )
 
 
@@ -266,12 +271,14 @@ def codecs(case: Case, missing: set[str]) -> dict[str, dict[str, Call]]:
     return {"quantize": to_codes, "dequantize": to_numbers}
 
 
-def measure(calls: dict[str, Call], rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(
+    calls: dict[str, Call], rounds: int, seconds: float, copies: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each call, round by round; slow ones get fewer rounds, but at least three."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        call(0)
-        call(1)
+        for i in range(copies):  # some repack a copy when it is first used
+            call(i)
     started = time.perf_counter()
     for i in range(rounds):
         for name, call in calls.items():
@@ -302,7 +309,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 8, 64, 512])
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=8, help="of each table, about")
+    parser.add_argument("--seconds", type=float, default=8, help="a table, about, after warming up")
     parser.add_argument("--no-codecs", action="store_true")
     parser.add_argument("--json", help="where to write the figures too")
     options = parser.parse_args()
@@ -315,7 +322,8 @@ def main() -> None:
     missing: set[str] = set()
     rows = []
     for count in options.columns:
-        times = measure(products(case, count, missing), options.rounds, options.seconds)
+        calls = products(case, count, missing)
+        times = measure(calls, options.rounds, options.seconds, case.copies(4))
         baseline = "plain read" if count == 1 and "plain read" in times else "torch bfloat16"
         rows += report(f"matrix x {count}", times, baseline)
     if not options.no_codecs:
@@ -325,8 +333,8 @@ def main() -> None:
     if missing:
         print(f"\nnot measured: {', '.join(sorted(missing))}")
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"case": vars(case), "missing": sorted(missing), "rows": rows}, file)
+        found = {"case": vars(case), "missing": sorted(missing), "rows": rows}
+        Path(options.json).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
