@@ -27,6 +27,7 @@ SURFACE = {
         *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
     ],
     "studentfloat.models": [
+        "calibrate_checkpoint",
         *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
         "verify_checkpoint",
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),

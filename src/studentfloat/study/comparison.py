@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.evaluate import mean_and_error, paired_differences, ranks
-from studentfloat.formats import PUBLISHED_ELEVEN, resolve_format
+from studentfloat.formats import PUBLISHED_ELEVEN, Format, resolve_format
 from studentfloat.models import ModelSource, Trust, find_model
 from studentfloat.quantize import SCALE_RULES, Scheme
 from studentfloat.records import (
@@ -29,6 +29,7 @@ from studentfloat.records import (
     record_to_json,
     write_json,
 )
+from studentfloat.study.code_pairs import CodePairs, code_pairs_of_model, held_format
 from studentfloat.study.provenance import make_provenance
 from studentfloat.study.silicon import (
     HardwareOptions,
@@ -123,6 +124,9 @@ class _Request:
     name: str
     scheme: Scheme
     note: str
+    format: Format
+    """As it was asked for; the scheme's is rounded where the silicon would round it."""
+    lookup_bits: int | None = None
 
 
 def compare(
@@ -172,13 +176,19 @@ def compare(
         baseline, skipped = run.prepare(len(requests))
         for request in missing:
             rows[request.name] = run.measure(request)
+        del run  # the codes of the silicon's energy need a model as it was
+        gc.collect()
     complete = [row for row in rows.values() if row is not None]
     result = _assemble(options, source, text, rows=complete, baseline=baseline, skipped=skipped)
     if options.hardware is None:
         result = with_frontiers(result)
     else:
-        formats = [(request.name, request.scheme.format) for request in requests]
-        result = with_hardware(result, formats, options.hardware, progress=progress)
+        pairs = {request.name: (request.scheme, request.scheme) for request in requests}
+        codes = CodePairs(problem="with --weights-only no text is run")
+        if text is not None:
+            codes = code_pairs_of_model(source, pairs, text=text, progress=progress)
+        formats = [(request.name, request.format) for request in requests]
+        result = with_hardware(result, formats, options.hardware, codes, progress=progress)
     progress(1.0, "done")
     return result
 
@@ -188,8 +198,9 @@ def _requests(options: CompareOptions) -> list[_Request]:
     for spec in options.formats:
         name, rule = _split_rule(spec)
         number_format = resolve_format(name)
+        held, lookup_bits = _as_in_silicon(number_format, options.hardware)
         scheme = Scheme(
-            number_format,
+            held,
             block_size=options.block_size,
             scale_rule=rule or options.scale_rule,
             scale_dtype=options.scale_dtype,
@@ -205,22 +216,32 @@ def _requests(options: CompareOptions) -> list[_Request]:
         if shown in {request.name for request in requests}:
             raise ConfigError(f"format {shown!r} is given twice")
         for other in requests:
-            same_name = other.scheme.format.name == number_format.name
-            if same_name and other.scheme.format != number_format:
+            same_name = other.format.name == number_format.name
+            if same_name and other.format != number_format:
                 raise ConfigError(
                     f"two different formats are called {number_format.name!r}: rename one"
                 )
-        requests.append(_Request(shown, scheme, note))
+        requests.append(_Request(shown, scheme, note, number_format, lookup_bits))
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests
 
 
+def _as_in_silicon(
+    number_format: Format, hardware: HardwareOptions | None
+) -> tuple[Format, int | None]:
+    """The values to measure: where silicon is costed, those that it would hold."""
+    if hardware is None:
+        return number_format, None
+    held = held_format(number_format, hardware.lookup_bits)
+    return held, None if held is number_format else hardware.lookup_bits
+
+
 def _note(scheme: Scheme) -> str:
     """What a reader of the row must know."""
     words = []
-    if scheme.scale_rule.name == "published":
-        words.append("published scaling: for comparison only")
+    if scheme.scale_rule.for_comparison:
+        words.append(f"{scheme.scale_rule.name} scaling: for comparison only")
     if scheme.format.minimum >= 0 or scheme.format.maximum <= 0:
         side = "negative" if scheme.format.minimum >= 0 else "positive"
         words.append(f"it has no {side} levels: {side} weights take the level nearest to zero")
@@ -327,6 +348,7 @@ class _Run:
             weight_nmse=error / energy if energy else 0.0,
             values=request.scheme.format.levels,
             note=request.note,
+            lookup_bits=request.lookup_bits,
             seconds=round(time.monotonic() - started, 2),
             tensors=tuple(tensors),
             **_quality_fields(scores),
@@ -483,7 +505,9 @@ class _Cells:
 
     def read(self, request: _Request) -> FormatQuality | None:
         row = self._read(self._file(_scheme_address(request)), FormatQuality)
-        return None if row is None else replace(row, name=request.name, note=request.note)
+        if row is None:
+            return None
+        return replace(row, name=request.name, note=request.note, lookup_bits=request.lookup_bits)
 
     def write(self, request: _Request, row: FormatQuality) -> None:
         if self._directory is not None:
