@@ -225,7 +225,8 @@ class TensorQuantization:
     format
         Names of the formats, ``|`` between alternatives.
     weight_nmse
-        Squared error of the effective weight over its squares.
+        Squared error of the effective weight over its squares; None where the weight before
+        quantization is not known, as in a checkpoint that another tool quantized.
     weight_nmse_nearest
         The same if it were rounded to nearest under the same scheme.
     output_nmse, output_nmse_nearest
@@ -248,8 +249,8 @@ class TensorQuantization:
     method: str
     format: str
     bits_per_weight: float
-    weight_nmse: float
-    weight_nmse_nearest: float
+    weight_nmse: float | None
+    weight_nmse_nearest: float | None
     scale_least: float
     scale_median: float
     scale_greatest: float
@@ -353,6 +354,8 @@ class FormatQuality:
         holds: the width of the fixed-point numbers that they were rounded to.
     rank
         1 + the number of formats that are significantly better; equal ranks are ties.
+    weights
+        How each weight was quantized, for methods beyond rounding to nearest.
     """
 
     name: str
@@ -381,6 +384,7 @@ class FormatQuality:
     window_kl: tuple[float, ...] = ()
     window_agreement: tuple[float, ...] = ()
     window_output_nmse: tuple[float, ...] = ()
+    weights: tuple[TensorQuantization, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,43 @@ def test_types_of_the_checkpoint_are_kept(tmp_path: Path) -> None:
     checkpoint = PackedCheckpoint.open(tmp_path / "out")
     assert {stored.dtype for stored in checkpoint.weights.values()} == {"bfloat16"}
     assert {checkpoint.files[name].dtype for name in checkpoint.plain_names()} == {"BF16"}
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("method", ["gptq", "smooth=0.5+gptq"])
+def test_block_by_block_is_the_whole(make, method: str, tmp_path: Path, monkeypatch) -> None:
+    """The same bytes whether the model is in memory whole or a block at a time."""
+    from studentfloat.errors import ModelError
+    from studentfloat.models import pack_calibrated
+
+    source = find_model(str(tiny.save(make, tmp_path / "dense")))
+    recipe = parse_method(method)
+    said: list[str] = []
+    note = lambda share, what: said.append(what)  # noqa: E731
+    calibrate_checkpoint(source, SCHEME, recipe, tmp_path / "thin", calibration=FEW, progress=note)
+    assert not [what for what in said if "as a whole" in what]
+
+    def refuse(*_arguments):
+        raise ModelError("whole")
+
+    monkeypatch.setattr(pack_calibrated, "load_block_by_block", refuse)
+    calibrate_checkpoint(source, SCHEME, recipe, tmp_path / "whole", calibration=FEW, progress=note)
+    assert [what for what in said if "as a whole" in what]
+    assert weights_of(tmp_path / "thin") == weights_of(tmp_path / "whole")
+
+
+def test_one_block_in_memory(tmp_path: Path) -> None:
+    from studentfloat.models.pack_calibrated import _block_names
+    from studentfloat.models.residency import load_block_by_block
+
+    source = find_model(str(tiny.save(tiny.llama, tmp_path / "dense")))
+    model, residency = load_block_by_block(source, _block_names)
+    blocks = model.module.model.layers
+
+    def resident(block) -> bool:
+        return all(p.untyped_storage().nbytes() > 4 for p in block.parameters())
+
+    assert not any(resident(block) for block in blocks)
+    with residency.held("model.layers.1"):
+        assert [resident(block) for block in blocks] == [False, True]
+    assert not any(resident(block) for block in blocks)

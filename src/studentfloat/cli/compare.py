@@ -23,8 +23,30 @@ _PIPE_WIDTH = 100
     "--formats",
     "--format",
     "formats",
-    help="Comma-separated names or .toml files, each with an optional @scale-rule; "
-    "a leading '+' adds to the default ones. Default: the paper's eleven and two variants.",
+    help="Comma-separated names or .toml files, each with an optional @scale-rule, or several "
+    "joined by '|' for a choice per block; a leading '+' adds to the default ones. Default: the "
+    "paper's eleven and two variants.",
+)
+@click.option(
+    "--methods",
+    "--method",
+    "methods",
+    default="rtn",
+    show_default=True,
+    help="Comma-separated methods, steps joined by '+': rtn, x2-mse, gptq, smooth=0.5+gptq ... "
+    "(docs/methods.md).",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text that methods are calibrated on (default: docstrings of the standard "
+    "library, none of which is in the default text).",
+)
+@click.option(
+    "--calibration-windows", default=32, show_default=True, help="How many windows of it."
+)
+@click.option(
+    "--calibration-length", default=512, show_default=True, help="Tokens in each of those."
 )
 @click.option(
     "-o",
@@ -107,14 +129,17 @@ def compare(model: str, **options: Any) -> None:
     from studentfloat.study import compare as run
 
     directory: Path = options["output"] or Path(f"studentfloat-compare-{_slug(model)}")
-    text = options["text"]
     wanted = CompareOptions(
         model=model,
         formats=_formats(options["formats"]),
+        methods=tuple(m.strip() for m in options["methods"].split(",") if m.strip()),
+        calibration=_path(options["calibration"]),
+        calibration_windows=options["calibration_windows"],
+        calibration_length=options["calibration_length"],
         block_size=options["block_size"],
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],
-        text=None if text is None else str(text),
+        text=_path(options["text"]),
         windows=options["windows"],
         window_length=options["window_length"],
         weights_only=options["weights_only"],
@@ -145,6 +170,10 @@ def compare(model: str, **options: Any) -> None:
         console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
         print_comparison(result, console)
     click.echo(written, err=options["as_json"])
+
+
+def _path(given: Path | None) -> str | None:
+    return None if given is None else str(given)
 
 
 def _hardware(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
 from studentfloat.models.blocks import find_blocks
@@ -22,10 +22,11 @@ from studentfloat.models.pack import identity_of
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import parse_layout, read_raw
 from studentfloat.models.quantized import QuantizedBlock
+from studentfloat.models.residency import BlockResidency, load_block_by_block
 from studentfloat.models.skeleton import orientation_of
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_tensors
-from studentfloat.models.walk import WeightSite
+from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
@@ -81,9 +82,16 @@ def calibrate_checkpoint(
         On a method, scheme, model or text that cannot be used; finished blocks are kept.
     """
     progress(0.0, f"loading {source.name}")
-    model = load_model(source)
+    model, residency = _load(source, progress)
     work = ModelQuantizer(
-        model, scheme, recipe, calibration, embeddings=embeddings, head=head, progress=progress
+        model,
+        scheme,
+        recipe,
+        calibration,
+        embeddings=embeddings,
+        head=head,
+        residency=residency,
+        progress=progress,
     )
     packing = _Packing(model, source, {site.name: site for site in work.sites})
     blocks = [name for name, _ in find_blocks(model.module, packing.parameters())]
@@ -109,6 +117,20 @@ def calibrate_checkpoint(
     if not writer.is_done(shards):
         writer.write(shards, packing.rest(outside, changed, tuple(work.skipped)))
     return writer.finish()
+
+
+def _load(source: ModelSource, progress: Progress) -> tuple[LoadedModel, BlockResidency | None]:
+    """One block at a time where the checkpoint allows it, else as a whole, which is said."""
+    try:
+        return load_block_by_block(source, _block_names)
+    except ModelError as error:
+        progress(0.0, f"loading as a whole: {error}")
+        return load_model(source), None
+
+
+def _block_names(module: nn.Module) -> list[str]:
+    sites, _ = walk_weights(module)
+    return [name for name, _ in find_blocks(module, {id(site.parameter) for site in sites})]
 
 
 class _Packing:
@@ -166,9 +188,12 @@ class _Packing:
         left = [n for n in state if n not in self._sites and n not in changed and n not in tied]
         plain = dict(shard.plain)
         for name in left:
+            stored = self._source.get(self.stored_name(name))
+            if stored is not None:
+                plain[stored.name] = read_raw(stored)
+                continue
             value = state[name].detach()
-            kind = self._dtype(name) if value.is_floating_point() else value.dtype
-            plain[self.stored_name(name)] = value.to(kind)
+            plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
         named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
         return Shard(shard.weights, plain, shard.records, named)
 

@@ -33,6 +33,7 @@ __all__ = [
     "pack_selectors",
     "part_view",
     "quantize",
+    "quantize_to_tables",
     "store_scales",
 ]
 
@@ -283,6 +284,41 @@ def quantize(
         shape=tuple(tensor.shape),
         dtype=tensor.dtype,
         selectors=pack_selectors(scaled.selectors, scheme),
+    )
+
+
+def quantize_to_tables(
+    tensor: Tensor,
+    scheme: Scheme,
+    row_tables: Tensor,
+    *,
+    weights: Tensor | None = None,
+    name: str = "tensor",
+) -> QuantizedTensor:
+    """Quantize to nearest with codebooks of the rows' own; scales as under the scheme's format.
+
+    Parameters
+    ----------
+    tensor, scheme, weights, name
+        As for :func:`quantize`; the scheme has one format.
+    row_tables
+        As in :attr:`QuantizedTensor.row_tables`.
+    """
+    rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
+    tables = row_tables.to(rows.dtype)
+    middles = (tables[:, :-1] + (tables[:, 1:] - tables[:, :-1]) / 2).expand(len(rows), -1)
+    numbers = torch.empty_like(rows)
+    for part in block_parts(rows.shape[1], scheme):
+        its_scales = scaled.scales[:, part.first : part.last]
+        part_view(numbers, part).copy_(normalize(part_view(rows, part), its_scales))
+    codes = torch.searchsorted(middles.contiguous(), numbers).to(torch.uint8)
+    return QuantizedTensor(
+        packed=pack_codes(codes, scheme.format.bits),
+        scales=stored,
+        scheme=scheme,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        row_tables=row_tables,
     )
 
 
