@@ -6,10 +6,7 @@ exports is kept, and every weight in it that is packed becomes a subgraph that d
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from studentfloat.models.exchange.blocks import codes_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
 from studentfloat.models.pack_writer import copy_companions
 from studentfloat.models.packed_files import PackedCheckpoint
-from studentfloat.models.quiet import quiet_transformers
+from studentfloat.models.quiet import quiet_logger, quiet_transformers
 from studentfloat.quantize.packing import pack_codes
 from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
@@ -132,7 +129,7 @@ def _exported(model: Any, checkpoint: PackedCheckpoint) -> Any:
     dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     tokens = torch.zeros((2, 5), dtype=torch.int64)
     try:
-        with _quiet_export(), torch.no_grad():
+        with quiet_logger("torch.onnx"), torch.no_grad():
             program = torch.onnx.export(
                 _Logits(model),
                 (tokens,),
@@ -153,19 +150,6 @@ def _exported(model: Any, checkpoint: PackedCheckpoint) -> Any:
         ) from error
     assert program is not None
     return program.model_proto
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _replace_weights(
