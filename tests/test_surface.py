@@ -27,11 +27,11 @@ SURFACE = {
         *("PackedMatrix", "instruction_set", "instruction_sets", "use_instruction_set"),
     ],
     "studentfloat.models": [
-        *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
-        "verify_checkpoint",
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
-        *("QuantizedModel", "quantize_model"),
+        *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
+        *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
+        "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
     "studentfloat.evaluate": [

@@ -175,3 +175,53 @@ def save(
     if tokenizer:
         byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+_SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_NO_END = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _family(name: str, *, config_name: str = "", **changes) -> Callable[[], torch.nn.Module]:
+    def make() -> torch.nn.Module:
+        config = getattr(transformers, f"{config_name or name}Config")(
+            **{**_SMALL, **_NO_END, **changes}
+        )
+        return getattr(transformers, f"{name}ForCausalLM")(config)
+
+    return make
+
+
+FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
+    "llama": llama,
+    "mistral": _family("Mistral", sliding_window=16),
+    "qwen2": _family("Qwen2"),
+    "qwen3": _family("Qwen3", head_dim=8),
+    "gemma": _family("Gemma", head_dim=8),
+    "gemma2": _family("Gemma2", head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
+    "gemma3": _family(
+        "Gemma3",
+        config_name="Gemma3Text",
+        head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "phi": _family("Phi", partial_rotary_factor=0.5),
+    "phi3": _family("Phi3"),
+    "opt": _family("OPT", ffn_dim=48, word_embed_proj_dim=24),
+    "gpt2": gpt2,
+    "gpt-neox": _family("GPTNeoX", rotary_pct=0.25),
+    "mixtral": mixtral,
+    "qwen3-moe": _family(
+        "Qwen3Moe", head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24
+    ),
+    "gpt-oss": gpt_oss,
+}
+"""Decoders of each family that calibration must take."""

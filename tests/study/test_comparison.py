@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -180,6 +181,53 @@ def test_an_encoder_is_measured_by_its_outputs(tmp_path) -> None:
     assert result.formats[0].output_nmse < result.formats[1].output_nmse
 
 
+CALIBRATED = {"calibration_windows": 4, "calibration_length": 32}
+
+
+def test_methods_are_rows_beside_each_other(llama, tmp_path) -> None:
+    asked = options(
+        llama,
+        formats=("nf4", "e2m1+sp|e2m1+sr"),
+        methods=("rtn", "x2-mse", "gptq", "weighted-mse+gptq"),
+        **CALIBRATED,
+    )
+    result = compare(asked, directory=tmp_path)
+    rows = {row.name: row for row in result.formats}
+    assert set(rows) == {
+        f"{name}{method}"
+        for name in ("nf4", "e2m1+sp|e2m1+sr")
+        for method in ("", " x2-mse", " gptq", " weighted-mse+gptq")
+    }
+    assert rows["nf4 gptq"].method == "gptq"
+    assert rows["nf4"].weights == ()
+    records = rows["nf4 gptq"].weights
+    assert len(records) == 14
+    assert sum(r.output_nmse for r in records) < sum(r.output_nmse_nearest for r in records)
+    assert rows["e2m1+sp|e2m1+sr"].bits_per_weight > rows["nf4"].bits_per_weight
+    assert without_times(compare(asked, directory=tmp_path)) == without_times(result)
+    alone = compare(options(llama, formats=("nf4",), methods=("rtn",))).formats[0]
+    assert alone.window_kl == rows["nf4"].window_kl
+
+
+def test_another_calibration_reuses_no_calibrated_cells(llama, tmp_path) -> None:
+    asked = options(llama, formats=("nf4",), methods=("rtn", "gptq"), **CALIBRATED)
+    first = {row.name: row for row in compare(asked, directory=tmp_path).formats}
+    text = tmp_path / "other.txt"
+    text.write_text("entirely different words, over and over; " * 200)
+    changed = dataclasses.replace(asked, calibration=str(text))
+    second = {row.name: row for row in compare(changed, directory=tmp_path).formats}
+    assert second["nf4"].seconds == first["nf4"].seconds  # the very same cell
+    assert second["nf4"].window_kl == first["nf4"].window_kl
+    assert second["nf4 gptq"].window_kl != first["nf4 gptq"].window_kl
+
+
+def test_methods_need_no_evaluation(llama) -> None:
+    asked = options(llama, formats=("nf4",), methods=("gptq",), weights_only=True, **CALIBRATED)
+    (row,) = compare(asked).formats
+    assert row.kl is None
+    assert row.weights[0].output_nmse < row.weights[0].output_nmse_nearest
+
+
 def test_models_without_text_need_weights_only(tmp_path) -> None:
     directory = tiny.save(tiny.t5, tmp_path / "m", tokenizer=False)
     with pytest.raises(ConfigError, match="--weights-only"):
@@ -211,7 +259,11 @@ def test_a_weight_that_is_nan_is_named(tmp_path) -> None:
         ({"formats": ("sf44",)}, FormatError, "did you mean sf4"),
         ({"formats": ("nf4", "nf4")}, ConfigError, "'nf4' is given twice"),
         ({"formats": ()}, ConfigError, "no formats"),
-        ({"formats": ("nf4@weighted-mse",)}, ConfigError, "needs a weight per element"),
+        ({"methods": ("gtpq",)}, ConfigError, "no step is called 'gtpq'"),
+        ({"methods": ()}, ConfigError, "no methods"),
+        ({"methods": ("gptq", "gptq")}, ConfigError, "'nf4 gptq' is given twice"),
+        ({"formats": ("nf4|int3",)}, ValueError, "has 3 bits"),
+        ({"methods": ("gptq",), "calibration": "/nowhere/x"}, DataError, "cannot read"),
         ({"formats": ("nf4@biggest",)}, ValueError, "'biggest'"),
         ({"block_size": "-3"}, ValueError, "-3"),
         ({"windows": 0}, ConfigError, "--windows 0"),

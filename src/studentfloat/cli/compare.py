@@ -23,8 +23,30 @@ _PIPE_WIDTH = 100
     "--formats",
     "--format",
     "formats",
-    help="Comma-separated names or .toml files, each with an optional @scale-rule; "
-    "a leading '+' adds to the default ones. Default: the paper's eleven and two variants.",
+    help="Comma-separated names or .toml files, each with an optional @scale-rule, or several "
+    "joined by '|' for a choice per block; a leading '+' adds to the default ones. Default: the "
+    "paper's eleven and two variants.",
+)
+@click.option(
+    "--methods",
+    "--method",
+    "methods",
+    default="rtn",
+    show_default=True,
+    help="Comma-separated methods, steps joined by '+': rtn, x2-mse, gptq, smooth=0.5+gptq ... "
+    "(docs/methods.md).",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text that methods are calibrated on (default: docstrings of the standard "
+    "library, none of which is in the default text).",
+)
+@click.option(
+    "--calibration-windows", default=32, show_default=True, help="How many windows of it."
+)
+@click.option(
+    "--calibration-length", default=512, show_default=True, help="Tokens in each of those."
 )
 @click.option(
     "-o",
@@ -70,6 +92,12 @@ _PIPE_WIDTH = 100
 @click.option(
     "--liberty", multiple=True, type=click.Path(), help="Your cell library; may be given again."
 )
+@click.option(
+    "--lookup-bits",
+    default=8,
+    show_default=True,
+    help="With silicon: fixed-point width that formats without an integer grid are rounded to.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
 @click.option("--no-page", is_flag=True, help="Do not write report.html.")
@@ -101,21 +129,26 @@ def compare(model: str, **options: Any) -> None:
     from studentfloat.study import compare as run
 
     directory: Path = options["output"] or Path(f"studentfloat-compare-{_slug(model)}")
-    text = options["text"]
     wanted = CompareOptions(
         model=model,
         formats=_formats(options["formats"]),
+        methods=tuple(m.strip() for m in options["methods"].split(",") if m.strip()),
+        calibration=_path(options["calibration"]),
+        calibration_windows=options["calibration_windows"],
+        calibration_length=options["calibration_length"],
         block_size=options["block_size"],
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],
-        text=None if text is None else str(text),
+        text=_path(options["text"]),
         windows=options["windows"],
         window_length=options["window_length"],
         weights_only=options["weights_only"],
         embeddings=options["embeddings"],
         head=options["head"],
         seed=options["seed"],
-        hardware=_hardware(options["hardware"], options["unit"], options["liberty"]),
+        hardware=_hardware(
+            options["hardware"], options["unit"], options["liberty"], options["lookup_bits"]
+        ),
         trust=Trust(
             pickle=options["allow_pickle_code_execution"],
             remote_code=options["allow_remote_code_execution"],
@@ -139,7 +172,13 @@ def compare(model: str, **options: Any) -> None:
     click.echo(written, err=options["as_json"])
 
 
-def _hardware(asked: bool | None, unit: str, liberty: tuple[str, ...]) -> HardwareOptions | None:
+def _path(given: Path | None) -> str | None:
+    return None if given is None else str(given)
+
+
+def _hardware(
+    asked: bool | None, unit: str, liberty: tuple[str, ...], lookup_bits: int
+) -> HardwareOptions | None:
     from studentfloat.study import HardwareOptions, hardware_is_installed
 
     if asked is None and not hardware_is_installed():
@@ -149,7 +188,7 @@ def _hardware(asked: bool | None, unit: str, liberty: tuple[str, ...]) -> Hardwa
             err=True,
         )
         return None
-    return None if asked is False else HardwareOptions(unit, liberty)
+    return None if asked is False else HardwareOptions(unit, liberty, lookup_bits)
 
 
 def _formats(given: str | None) -> tuple[str, ...]:

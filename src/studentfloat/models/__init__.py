@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from studentfloat.models.driver import ModelQuantizer, quantize_model
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
     from studentfloat.models.pack import quantize_checkpoint
+    from studentfloat.models.pack_calibrated import calibrate_checkpoint
     from studentfloat.models.pack_writer import merge_parts
     from studentfloat.models.packed_files import PackedCheckpoint
     from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
@@ -37,6 +38,7 @@ __all__ = [
     "WeightKind",
     "WeightSite",
     "cache_directory",
+    "calibrate_checkpoint",
     "dequantize_checkpoint",
     "find_model",
     "load_model",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calibrate_checkpoint": "pack_calibrated",
     "quantize_checkpoint": "pack",
     "merge_parts": "pack_writer",
     "verify_checkpoint": "unpack",

@@ -119,6 +119,12 @@ class BlockRunner:
             for hidden, calls in zip(self.hidden, self._calls, strict=True):
                 yield calls[index].run(block, hidden)
 
+    def sample(self, index: int) -> Tensor:
+        """Output of one block on its first stored window."""
+        call, hidden = self._calls[0][index], self.hidden[0]
+        with torch.no_grad():
+            return call.run(self.blocks[index][1], hidden)
+
     def advance(self, index: int) -> None:
         """Make a block's outputs, as it now is, the next block's inputs."""
         self.hidden = list(self.run(index))

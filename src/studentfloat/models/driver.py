@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from studentfloat.errors import FailureError
 from studentfloat.models.blocks import BlockRunner, find_blocks
 from studentfloat.models.calibration import Calibration, CalibrationWindows, experts_one_by_one
+from studentfloat.models.fold import fold_scale
 from studentfloat.models.listen import InputListener, input_groups, listen
 from studentfloat.models.load import LoadedModel, load_model
 from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
+from studentfloat.models.residency import BlockResidency, everything_resident
 from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.inputs import InputStatistics
@@ -28,6 +30,7 @@ from studentfloat.quantize.pipeline import (
 )
 from studentfloat.quantize.recipe import Recipe, parse_method
 from studentfloat.quantize.scheme import Scheme, replace_scheme
+from studentfloat.quantize.smoothing import awq_scale, smoothquant_scale
 from studentfloat.quantize.tensor import fake_quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
@@ -121,8 +124,10 @@ class ModelQuantizer:
         *,
         embeddings: bool = False,
         head: bool = False,
+        residency: BlockResidency | None = None,
         progress: Progress = lambda share, what: None,
     ) -> None:
+        self._residency = residency or everything_resident(model.module)
         check_recipe(recipe, scheme)
         self._module, self._loaded = model.module, model
         self._scheme, self._recipe, self._progress = scheme, recipe, progress
@@ -162,7 +167,7 @@ class ModelQuantizer:
         if self._windows is None:
             yield from self._run_plainly(blocks, finished)
             return
-        with experts_one_by_one(self._module):
+        with experts_one_by_one(self._module), self._residency.on_demand(blocks):
             yield from self._run_calibrated(blocks, finished)
 
     def _run_plainly(
@@ -176,7 +181,8 @@ class ModelQuantizer:
             if i < len(finished):
                 yield self._replay(finished[i], name, sites)
                 continue
-            done = [self._quantize(site, None, None, ()) for site in sites]
+            with self._residency.held(name):
+                done = [self._quantize(site, None, None, ()) for site in sites]
             yield _block(name, done)
 
     def _run_calibrated(
@@ -190,12 +196,19 @@ class ModelQuantizer:
         for i, (name, block) in enumerate(runner.blocks):
             self._progress((i + 0.5) / (count + 1), name)
             sites = self._sites_in(block)
-            if i < len(finished):
-                yield self._replay(finished[i], name, sites)
-            else:
-                listener = listen(self._module, sites, runner.run(i))
-                yield self._finish(name, sites, listener)
-            runner.advance(i)
+            with self._residency.held(name):
+                if i < len(finished):
+                    yield self._replay(finished[i], name, sites)
+                else:
+                    listener = listen(self._module, sites, runner.run(i))
+                    yield self._finish(
+                        name,
+                        sites,
+                        listener,
+                        block,
+                        lambda i=i: runner.sample(i),  # type: ignore[misc]
+                    )
+                runner.advance(i)
         outside = self._sites_outside(runner.blocks)
         if not outside:
             return
@@ -206,16 +219,75 @@ class ModelQuantizer:
         yield self._finish("", outside, listen(self._module, outside, runner.finish()))
 
     def _finish(
-        self, name: str, sites: list[WeightSite], listener: InputListener
+        self,
+        name: str,
+        sites: list[WeightSite],
+        listener: InputListener,
+        block: nn.Module | None = None,
+        run: Callable[[], Tensor] | None = None,
     ) -> QuantizedBlock:
+        """Choose input scales, fold them where that is right, then quantize every weight."""
+        groups = input_groups(listener, sites)
+        scales: dict[str, _Scaled] = {}
+        changed: dict[int, nn.Parameter] = {}
+        if self._recipe.smooth is not None or self._recipe.awq:
+            for group in groups:
+                scaled = self._scale(name, group, listener, block, run)
+                if scaled is None:
+                    continue
+                scales.update({site.name: scaled for site in group})
+                changed.update({id(p): p for p in scaled.parameters})
         done: dict[str, tuple[str, QuantizedWeight, TensorQuantization]] = {}
-        for group in input_groups(listener, sites):
-            for site in group:
-                unheard = listener.unheard.get(site.name)
-                notes = () if unheard is None else (unheard,)
-                inputs = listener.statistics.get(site.name)
-                done[site.name] = self._quantize(site, inputs, None, notes)
-        return _block(name, [done[site.name] for site in sites])
+        for site in (site for group in groups for site in group):
+            unheard = listener.unheard.get(site.name)
+            notes = () if unheard is None else (unheard,)
+            inputs = listener.statistics.get(site.name)
+            scale = None
+            if site.name in scales:
+                scaled = scales[site.name]
+                inputs, scale = scaled.inputs, scaled.explicit
+                notes = (*notes, scaled.note)
+            done[site.name] = self._quantize(site, inputs, scale, notes)
+        return _block(name, [done[site.name] for site in sites], self._named(changed, sites))
+
+    def _scale(
+        self,
+        name: str,
+        group: list[WeightSite],
+        listener: InputListener,
+        block: nn.Module | None,
+        run: Callable[[], Tensor] | None,
+    ) -> _Scaled | None:
+        """The scale of one input, and where it went."""
+        inputs = listener.statistics.get(group[0].name)
+        if inputs is None or not inputs.count:
+            return None
+        weights = [site.matrix(site.parameter.detach()) for site in group]
+        if self._recipe.awq:
+            scale = awq_scale(weights, working_scheme(self._scheme, self._recipe), inputs)
+        else:
+            assert self._recipe.smooth is not None
+            scale = smoothquant_scale(weights, inputs, self._recipe.smooth)
+        if bool((scale == 1).all()):
+            return _Scaled(inputs, None, "no input scale was better than none")
+        fold = None
+        if block is not None and run is not None:
+            fold = fold_scale(block, name, group, scale, run)
+        if fold is None:
+            return _Scaled(inputs, scale, "input scale kept explicit")
+        return _Scaled(
+            inputs.scaled(scale), None, f"input scale folded into {fold.into}", fold.parameters
+        )
+
+    def _named(
+        self, changed: Mapping[int, nn.Parameter], sites: list[WeightSite]
+    ) -> dict[str, Tensor]:
+        weights = {id(site.parameter) for site in sites}
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self._module.named_parameters()
+            if id(parameter) in changed and id(parameter) not in weights
+        }
 
     def _quantize(
         self,
@@ -262,11 +334,24 @@ class ModelQuantizer:
         return [site for site in self.sites if id(site.parameter) not in inside]
 
 
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """What a smoothed input looks like, and the scale that is left for the layer to divide by."""
+
+    inputs: InputStatistics
+    explicit: Tensor | None
+    note: str
+    parameters: tuple[nn.Parameter, ...] = ()
+
+
 def _block(
-    name: str, done: Sequence[tuple[str, QuantizedWeight, TensorQuantization]]
+    name: str,
+    done: Sequence[tuple[str, QuantizedWeight, TensorQuantization]],
+    changed: Mapping[str, Tensor] | None = None,
 ) -> QuantizedBlock:
     weights = {site: weight for site, weight, _ in done}
-    return QuantizedBlock(name, weights, records=tuple(record for _, _, record in done))
+    records = tuple(record for _, _, record in done)
+    return QuantizedBlock(name, weights, changed or {}, records)
 
 
 def _errors(

@@ -82,8 +82,7 @@ class InputListener:
             leader = next((name for seen, name in self._seen if seen is inputs), site.name)
             self._leader[site.name] = leader
             if leader == site.name:
-                width = inputs.shape[-1]
-                self.statistics[leader] = InputStatistics.empty(width, device=inputs.device)
+                self.statistics[leader] = InputStatistics.empty_for(inputs)
                 self.groups.append([leader])
             else:
                 self.statistics[site.name] = self.statistics[leader]
@@ -95,10 +94,8 @@ class InputListener:
     def hear_expert(self, site: WeightSite, expert: int, inputs: Tensor) -> None:
         """Count inputs of one expert's matrix."""
         if site.name not in self.statistics:
-            count, width = site.parameter.shape[0], site.matrix(site.parameter).shape[-1]
-            self.statistics[site.name] = InputStatistics.empty(
-                width, experts=count, device=inputs.device
-            )
+            experts = site.parameter.shape[0]
+            self.statistics[site.name] = InputStatistics.empty_for(inputs, experts=experts)
             self.groups.append([site.name])
         self.statistics[site.name].add(inputs, expert)
 

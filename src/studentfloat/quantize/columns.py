@@ -50,7 +50,7 @@ class ColumnGrid:
         """Index of the nearest level of each row's number, and that level: of shape (rows,)."""
         if not self.per_row:
             index = torch.bucketize(numbers, self.thresholds)
-            return index, self.levels[index]
+            return index, torch.index_select(self.levels, 0, index)
         index = torch.searchsorted(self.thresholds, numbers[:, None])
         return index[:, 0], self.levels.gather(1, index)[:, 0]
 

@@ -17,8 +17,8 @@ class InputStatistics:
     Attributes
     ----------
     hessian
-        Sum of ``x x^T``: float32, of shape ``(in_features, in_features)``; with one more
-        axis in front for experts.
+        Sum of ``x x^T``: float32 (float64 for float64 inputs), of shape ``(in_features,
+        in_features)``; with one more axis in front for experts.
     magnitude, greatest
         Sum and maximum of ``|x|`` per channel: of shape ``(in_features,)`` (experts in front).
     tokens
@@ -31,21 +31,20 @@ class InputStatistics:
     tokens: Tensor
 
     @classmethod
-    def empty(
-        cls, width: int, *, experts: int | None = None, device: torch.device | None = None
-    ) -> InputStatistics:
-        """Of no inputs yet."""
-        lead = () if experts is None else (experts,)
+    def empty_for(cls, inputs: Tensor, *, experts: int | None = None) -> InputStatistics:
+        """Of no inputs yet, for inputs like these."""
+        lead, width = (() if experts is None else (experts,)), inputs.shape[-1]
+        dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
         return cls(
-            torch.zeros(*lead, width, width, device=device),
-            torch.zeros(*lead, width, device=device),
-            torch.zeros(*lead, width, device=device),
-            torch.zeros(lead, dtype=torch.int64, device=device),
+            inputs.new_zeros((*lead, width, width), dtype=dtype),
+            inputs.new_zeros((*lead, width), dtype=dtype),
+            inputs.new_zeros((*lead, width), dtype=dtype),
+            inputs.new_zeros(lead, dtype=torch.int64),
         )
 
     def add(self, inputs: Tensor, expert: int | None = None) -> None:
         """Count inputs of shape ``(..., in_features)``: the last axis is channels."""
-        flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        flat = inputs.detach().reshape(-1, inputs.shape[-1]).to(self.hessian.dtype)
         if not len(flat):
             return
         part = () if expert is None else expert
@@ -76,5 +75,5 @@ class InputStatistics:
 
     def output_energy(self, weight: Tensor) -> float:
         """Squared norm of ``weight @ x`` summed over inputs, for (experts,) out, in."""
-        products = weight.float() @ self.hessian
+        products = weight.to(self.hessian.dtype) @ self.hessian
         return max(0.0, float((products * weight).sum(dtype=torch.float64)))

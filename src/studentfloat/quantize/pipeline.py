@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError
+from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
 from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.tensor import QuantizedTensor, quantize
+from studentfloat.quantize.smoothing import clip_to_outputs
+from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight", "working_scheme"]
@@ -78,6 +80,8 @@ def quantize_weight(
         weight = weight * input_scale.to(weight.dtype)
         inputs = None if inputs is None else inputs.scaled(input_scale)
     notes += _idle_experts(inputs)
+    if recipe.clip and recipe.rounding == "nearest" and weight.dim() == 2 and inputs is not None:
+        weight = clip_to_outputs(weight, scheme, inputs)
     base, said = _round(weight, scheme, recipe, inputs, name)
     notes += said
     return MethodResult(QuantizedWeight(base, input_scale=input_scale), recipe.name, tuple(notes))
@@ -90,14 +94,21 @@ def _round(
     inputs: InputStatistics | None,
     name: str,
 ) -> tuple[QuantizedTensor, tuple[str, ...]]:
+    energy = None if inputs is None else _row_weights(inputs.energy, weight)
+    weights = energy if scheme.scale_rule.weighted else None
+    tables = None
+    if recipe.codebooks:
+        scheme = learn_codebooks(weight, scheme, recipe.codebooks, weights=weights)
+    if recipe.row_codebooks:
+        tables = learn_row_tables(weight, scheme, weights=energy)
     if recipe.rounding == "gptq":
         assert inputs is not None
-        result = gptq(weight, inputs.hessian, scheme, options=recipe.gptq, name=name)
+        result = gptq(
+            weight, inputs.hessian, scheme, options=recipe.gptq, row_tables=tables, name=name
+        )
         return result.tensor, result.notes
-    weights = None
-    if scheme.scale_rule.weighted:
-        assert inputs is not None
-        weights = _row_weights(inputs.energy, weight)
+    if tables is not None:
+        return quantize_to_tables(weight, scheme, tables, weights=weights, name=name), ()
     return quantize(weight, scheme, weights=weights, name=name), ()
 
 

@@ -7,6 +7,7 @@ activations, packing) calls :func:`block_scales`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,22 @@ from studentfloat.formats import Format
 from studentfloat.quantize.rounding import level_values, nearest_level
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
-__all__ = ["ScaledBlocks", "block_scales", "normalize", "round_scales", "scale_blocks"]
+__all__ = [
+    "ScaledBlocks",
+    "block_scales",
+    "error_weights",
+    "normalize",
+    "round_scales",
+    "scale_blocks",
+]
 
 # A search tries these shares of the absmax scale. Below a half the clipped numbers always
 # cost more; above one a coarse format may still find its levels better placed.
-_SEARCH_FACTORS = tuple(0.5 + 0.02 * k for k in range(36))
+_SEARCH_FACTORS = tuple(0.5 + 0.04 * k for k in range(19))
 _REFITS = 2
 # Numbers a search holds at a time, so that its temporaries stay small.
-_SEARCH_CHUNK = 1 << 19
+_SEARCH_CHUNK = 1 << 17
+_TABLE_CELLS = 4096
 
 _E8M0_LEAST, _E8M0_GREATEST = -127, 127
 
@@ -82,7 +91,7 @@ def scale_blocks(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = Non
     best, *others = (_scale(blocks, single, weights) for single in scheme.by_format)
     if not others:
         return ScaledBlocks(best, None)
-    spread = _error_weights(blocks, scheme, weights)
+    spread = error_weights(blocks, scheme, weights)
     # Relative to the block's largest, so that squares of small numbers do not vanish.
     largest = blocks.abs().amax(dim=-1)
     unit = torch.where(largest == 0, 1.0, largest)
@@ -105,19 +114,29 @@ def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     if weights is not None and not rule.weighted:
         raise SchemeError(f"weights were given, but scale rule {rule.name!r} takes none")
     if rule.searches:
-        return _searched(blocks, scheme, _error_weights(blocks, scheme, weights))
+        return _searched(blocks, scheme, error_weights(blocks, scheme, weights))
     return round_scales(
-        _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format),
+        # A zero becomes positive: which sign it had depends on how torch went through memory.
+        _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format) + 0.0,
         scheme.scale_dtype,
         away=rule.rounds_away,
     )
 
 
-def _error_weights(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor | None:
-    """What each squared error weighs: the given weights times the rule's power of magnitude."""
+def error_weights(
+    blocks: Tensor, scheme: Scheme, weights: Tensor | None, *, relative: bool = True
+) -> Tensor | None:
+    """What each squared error weighs: the given weights times the rule's power of magnitude.
+
+    Relative to the block's largest magnitude, unless blocks are to be weighed against each
+    other. None means ones.
+    """
     power = scheme.scale_rule.magnitude_power
     if not power:
         return weights
+    if not relative:
+        own = blocks.abs().pow(power)
+        return own if weights is None else own * weights
     largest = blocks.abs().amax(dim=-1, keepdim=True)
     own = (blocks / torch.where(largest == 0, 1.0, largest)).abs_().pow_(power)
     return own if weights is None else own * weights
@@ -216,15 +235,13 @@ def _searched(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
 
 
 def _search(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
-    """Best of the direct rules' scales, shares of the absmax scale, and refits of the best.
+    """Best of the direct rules' scales, the best trial scale, and refits of the best.
 
     Refit: for given levels v, the least squares scale is Σ w x v / Σ w v².
     """
     number_format, dtype = scheme.format, scheme.scale_dtype
     extremes = _Extremes.of(blocks)
-    signs = (1.0, -1.0) if scheme.scales_have_sign else (1.0,)
-    least_scale = _absmax(extremes, number_format)
-    best = round_scales(least_scale, dtype, away=True)
+    best = round_scales(_absmax(extremes, number_format), dtype, away=True)
     error, levels = _block_error(blocks, best, number_format, weights)
 
     def consider(candidate: Tensor, *, away: bool = False) -> None:
@@ -242,17 +259,64 @@ def _search(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
         consider(_published(extremes, number_format))
     if scheme.scales_have_sign:
         consider(_signed_absmax(extremes, number_format), away=True)
-    # With a negative scale the block's positive side meets the format's negative one.
-    mirrored = _absmax(_Extremes(-extremes.least, -extremes.greatest), number_format)
-    for sign in signs:
-        base = least_scale if sign > 0 else -mirrored
-        for factor in _SEARCH_FACTORS:
-            consider(base * factor)
+    consider(_best_trial(blocks, extremes, scheme, weights))
     for _ in range(_REFITS):
         weighted = levels if weights is None else levels * weights
         below = (weighted * levels).sum(dim=-1)
         consider((weighted * blocks).sum(dim=-1) / torch.where(below == 0, torch.inf, below))
     return best
+
+
+def _best_trial(
+    blocks: Tensor, extremes: _Extremes, scheme: Scheme, weights: Tensor | None
+) -> Tensor:
+    """Least squares scale of the levels that suit a block best, of those its trial scales give.
+
+    With levels v the least error over all scales is Σ w x² - (Σ w x v)² / Σ w v², so that
+    the trial of the greatest last term is best. Levels are looked up in a fine table: near
+    a boundary they may be the second nearest, which costs next to nothing here.
+    """
+    unit = torch.where(extremes.magnitude == 0, 1.0, extremes.magnitude)
+    relative = blocks / unit[..., None]
+    table, offset, per_unit = _level_table(scheme.format, blocks.dtype, blocks.device)
+    # With a negative scale the block's positive side meets the format's negative one.
+    mirrored = _Extremes(-extremes.least, -extremes.greatest)
+    bases = [_absmax(extremes, scheme.format) / unit]
+    if scheme.scales_have_sign:
+        bases.append(-_absmax(mirrored, scheme.format) / unit)
+    best_gain = torch.full_like(unit, -1.0)
+    best = torch.zeros_like(unit)
+    cells = torch.empty(relative.numel(), dtype=torch.int32, device=relative.device)
+    for base in bases:
+        by_cell = per_unit / torch.where(base == 0, torch.inf, base)
+        for factor in _SEARCH_FACTORS:
+            place = relative * (by_cell / factor)[..., None]
+            cells.copy_(place.add_(offset).clamp_(0, len(table) - 1).reshape(-1))
+            levels = torch.index_select(table, 0, cells).reshape(relative.shape)
+            weighted = levels if weights is None else levels * weights
+            below = torch.linalg.vecdot(weighted, levels)
+            product = torch.linalg.vecdot(weighted, relative)
+            scale = product / torch.where(below == 0, torch.inf, below)
+            gain = product * scale
+            better = gain > best_gain
+            best = torch.where(better, scale, best)
+            best_gain = torch.where(better, gain, best_gain)
+    return best * unit
+
+
+@lru_cache(maxsize=64)
+def _level_table(
+    number_format: Format, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, float, float]:
+    """Nearest level of each cell of an even grid over the thresholds; cell = x · b + a."""
+    boundaries = number_format.decision_boundaries
+    span = boundaries[-1] - boundaries[0] or 1.0
+    least = boundaries[0] - 0.01 * span
+    per_unit = (_TABLE_CELLS - 1) / (1.02 * span)
+    middles = least + (torch.arange(_TABLE_CELLS, dtype=torch.float64) + 0.5) / per_unit
+    index = torch.bucketize(middles, torch.tensor(boundaries, dtype=torch.float64))
+    levels = torch.tensor(number_format.levels, dtype=torch.float64)[index]
+    return levels.to(dtype=dtype, device=device), -least * per_unit, per_unit
 
 
 def _block_error(

@@ -8,30 +8,37 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.evaluate import mean_and_error, paired_differences, ranks
-from studentfloat.formats import PUBLISHED_ELEVEN, resolve_format
-from studentfloat.models import ModelSource, Trust, find_model
-from studentfloat.quantize import SCALE_RULES, Scheme
+from studentfloat.models import ModelSource, find_model
+from studentfloat.quantize import Recipe, Scheme
 from studentfloat.records import (
     Baseline,
     Comparison,
     FormatQuality,
     SkippedTensor,
     TensorError,
+    TensorQuantization,
     read_json,
     record_from_json,
     record_to_json,
     write_json,
 )
+from studentfloat.study.code_pairs import CodePairs, code_pairs_of_model
 from studentfloat.study.provenance import make_provenance
+from studentfloat.study.requests import (
+    DEFAULT_FORMATS,
+    CompareOptions,
+    Request,
+    make_requests,
+)
 from studentfloat.study.silicon import (
-    HardwareOptions,
     check_hardware,
     with_frontiers,
     with_hardware,
@@ -41,65 +48,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from studentfloat.evaluate import EvaluationText, WindowScores
-    from studentfloat.models import LoadedModel, WeightSite
+    from studentfloat.models import (
+        Calibration,
+        CalibrationWindows,
+        LoadedModel,
+        QuantizedModel,
+        WeightSite,
+    )
 
 T = TypeVar("T")
 
 __all__ = ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"]
 
-DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
-"""The paper's eleven, super-range scaled as it should be, and a derived codebook (ν = 11 is the
-embedded model's own, about)."""
-
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and what is being done."""
 
 # Goes into every cell's address: raise it when what a cell means changes.
-_CELL_VERSION = 2
+_CELL_VERSION = 3
 # Quantizing and restoring weights costs about this share of scoring one window.
 _QUANTIZE_COST = 1.5
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """What to compare, and how.
-
-    Attributes
-    ----------
-    model
-        As for :func:`~studentfloat.models.find_model`.
-    formats
-        Names or ``.toml`` files, each with an optional ``@scale-rule``.
-    block_size, scale_rule, scale_dtype
-        As for :class:`~studentfloat.quantize.Scheme`; the rule for formats without their own.
-    text
-        A file, or None for the text that every CPython carries.
-    windows, window_length
-        How many, and tokens in each.
-    weights_only
-        Weight errors alone, no evaluation.
-    embeddings, head
-        Quantize those too.
-    seed
-        Of the bootstrap.
-    hardware
-        What to cost the formats as, in silicon; None does without.
-    """
-
-    model: str = "smollm2-135m"
-    formats: tuple[str, ...] = DEFAULT_FORMATS
-    block_size: int | str = 128
-    scale_rule: str = "absmax"
-    scale_dtype: str = "float32"
-    text: str | None = None
-    windows: int = 12
-    window_length: int = 384
-    weights_only: bool = False
-    embeddings: bool = False
-    head: bool = False
-    seed: int = 0
-    hardware: HardwareOptions | None = None
-    trust: Trust = field(default_factory=Trust)
 
 
 def _check_writable(directory: Path | None) -> None:
@@ -114,15 +81,6 @@ def _check_writable(directory: Path | None) -> None:
         raise FailureError(
             f"cannot write to the output directory {directory}: {error.strerror}"
         ) from error
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One row of the table to be."""
-
-    name: str
-    scheme: Scheme
-    note: str
 
 
 def compare(
@@ -148,7 +106,7 @@ def compare(
     StudentFloatError
         On bad options, a model or text that cannot be used, or a disk that is full.
     """
-    requests = _requests(options)
+    requests = make_requests(options)
     if options.windows < 1 or options.window_length < 2:
         raise ConfigError(
             f"--windows {options.windows} --window-length {options.window_length}: at least one "
@@ -162,83 +120,65 @@ def compare(
     progress(0.0, f"finding model {options.model}")
     source = find_model(options.model, options.trust)
     _check_writable(directory)
-    cells = _Cells(directory, _address(options, source, text))
+    needs_inputs = any(request.needs_inputs for request in requests)
+    calibration = _calibration(options) if needs_inputs else None
+    cells = _Cells(directory, _address(options, source, text), _address_of(calibration))
     rows = {request.name: cells.read(request) for request in requests}
     baseline = cells.read_baseline()
     skipped = cells.read_skipped()
     missing = [request for request in requests if rows[request.name] is None]
     if missing or baseline is None or skipped is None:
         run = _Run(options, source, text, cells, progress, done=len(requests) - len(missing))
+        run.calibration = calibration
         baseline, skipped = run.prepare(len(requests))
         for request in missing:
             rows[request.name] = run.measure(request)
+        del run  # the codes of the silicon's energy need a model as it was
+        gc.collect()
     complete = [row for row in rows.values() if row is not None]
     result = _assemble(options, source, text, rows=complete, baseline=baseline, skipped=skipped)
     if options.hardware is None:
         result = with_frontiers(result)
     else:
-        formats = [(request.name, request.scheme.format) for request in requests]
-        result = with_hardware(result, formats, options.hardware, progress=progress)
+        asked = [r for r in requests if r.unit_format is not None]
+        several = [r.name for r in requests if r.unit_format is None]
+        if several:
+            caution = f"{', '.join(several)}: several formats each, so no one unit to cost"
+            result = replace(result, cautions=(*result.cautions, caution))
+        codes = CodePairs(problem="with --weights-only no text is run")
+        if text is not None:
+            pairs = {request.name: (request.scheme, request.scheme) for request in asked}
+            codes = code_pairs_of_model(source, pairs, text=text, progress=progress)
+        formats = [(request.name, request.asked) for request in asked]
+        result = with_hardware(result, formats, options.hardware, codes, progress=progress)
     progress(1.0, "done")
     return result
-
-
-def _requests(options: CompareOptions) -> list[_Request]:
-    requests: list[_Request] = []
-    for spec in options.formats:
-        name, rule = _split_rule(spec)
-        number_format = resolve_format(name)
-        scheme = Scheme(
-            number_format,
-            block_size=options.block_size,
-            scale_rule=rule or options.scale_rule,
-            scale_dtype=options.scale_dtype,
-        )
-        if scheme.scale_rule.weighted:
-            raise ConfigError(
-                f"scale rule {scheme.scale_rule.name!r} needs a weight per element, which "
-                f"`compare` does not have: one of "
-                f"{', '.join(r.name for r in SCALE_RULES.values() if not r.weighted)}"
-            )
-        shown = f"{number_format.name}@{rule}" if rule else number_format.name
-        note = _note(scheme)
-        if shown in {request.name for request in requests}:
-            raise ConfigError(f"format {shown!r} is given twice")
-        for other in requests:
-            same_name = other.scheme.format.name == number_format.name
-            if same_name and other.scheme.format != number_format:
-                raise ConfigError(
-                    f"two different formats are called {number_format.name!r}: rename one"
-                )
-        requests.append(_Request(shown, scheme, note))
-    if not requests:
-        raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
-    return requests
-
-
-def _note(scheme: Scheme) -> str:
-    """What a reader of the row must know."""
-    words = []
-    if scheme.scale_rule.name == "published":
-        words.append("published scaling: for comparison only")
-    if scheme.format.minimum >= 0 or scheme.format.maximum <= 0:
-        side = "negative" if scheme.format.minimum >= 0 else "positive"
-        words.append(f"it has no {side} levels: {side} weights take the level nearest to zero")
-    return "; ".join(words)
-
-
-def _split_rule(spec: str) -> tuple[str, str]:
-    """Split ``format@scale-rule``; a file's path may hold an '@' of its own."""
-    name, at, rule = spec.rpartition("@")
-    if not at or "/" in rule or rule.lower().endswith(".toml"):
-        return spec, ""
-    return name, rule
 
 
 def _load_text(options: CompareOptions) -> EvaluationText:
     from studentfloat.evaluate import load_text
 
     return load_text(options.text)
+
+
+def _calibration(options: CompareOptions) -> Calibration:
+    from studentfloat.models import Calibration
+
+    return Calibration(
+        text=options.calibration,
+        windows=options.calibration_windows,
+        window_length=options.calibration_length,
+    )
+
+
+def _address_of(calibration: Calibration | None) -> dict[str, Any]:
+    """What a calibrated row depends on beside all that the others do."""
+    if calibration is None:
+        return {}
+    from studentfloat.models.text import load_calibration_text
+
+    text = load_calibration_text(calibration.text)
+    return {**asdict(calibration), "text": text.sha256}
 
 
 class _Run:
@@ -260,6 +200,8 @@ class _Run:
         self._steps = 1.0
         self._already = done
         self._windows: Tensor | None = None
+        self.calibration: Calibration | None = None
+        self._cut: CalibrationWindows | None = None
 
     def prepare(self, rows: int) -> tuple[Baseline, tuple[SkippedTensor, ...]]:
         """Load the model, cut windows, compute the original's outputs."""
@@ -268,12 +210,21 @@ class _Run:
 
         options = self._options
         self._progress(0.0, f"loading {options.model}")
-        self._model: LoadedModel = load_model(self._source, tokenizer=self._text is not None)
+        self._model: LoadedModel = load_model(
+            self._source, tokenizer=self._text is not None or self.calibration is not None
+        )
         sites, skipped = walk_weights(
             self._model.module, embeddings=options.embeddings, head=options.head
         )
         self._sites: list[WeightSite] = sites
         self._originals = [site.parameter.detach().clone() for site in sites]
+        weights = {id(site.parameter) for site in sites}
+        # Methods that smooth fold their scales into norms and biases.
+        self._others = [
+            (parameter, parameter.detach().clone())
+            for parameter in self._model.module.parameters()
+            if id(parameter) not in weights and parameter.dim() < 2
+        ]
         per_row = _QUANTIZE_COST + (0 if self._text is None else options.windows)
         pending = rows - self._already
         self._steps = pending * per_row + (0 if self._text is None else options.windows)
@@ -295,19 +246,13 @@ class _Run:
         self._cells.write_baseline(baseline, skipped)
         return baseline, tuple(skipped)
 
-    def measure(self, request: _Request) -> FormatQuality:
+    def measure(self, request: Request) -> FormatQuality:
         """Quantize all weights to one format, score the model, keep the row."""
         from studentfloat.evaluate import WindowScores, score_windows
 
         started = time.monotonic()
-        tensors, error, energy, bits, count = [], 0.0, 0.0, 0.0, 0
-        for site, original in zip(self._sites, self._originals, strict=True):
-            record, its_error, its_energy = _quantize_site(site, original, request.scheme)
-            tensors.append(record)
-            error, energy = error + its_error, energy + its_energy
-            bits += record.bits_per_weight * original.numel()
-            count += original.numel()
-            self._tick(_QUANTIZE_COST * 1 / len(self._sites), request.name)
+        quantized = self._quantize(request)
+        note = "; ".join(part for part in (request.note, quantized.note) if part)
         scores = WindowScores()
         if self._windows is not None:
             scores = score_windows(
@@ -318,26 +263,120 @@ class _Run:
             )
         row = FormatQuality(
             name=request.name,
-            method="rtn",
+            method=request.recipe.name,
             block_size=request.scheme.block_size,
-            scale_rule=request.scheme.scale_rule.name,
+            scale_rule=request.recipe.scale_rule or request.scheme.scale_rule.name,
             scale_dtype=request.scheme.scale_dtype_name,
             bits=request.scheme.format.bits,
-            bits_per_weight=bits / count,
-            weight_nmse=error / energy if energy else 0.0,
+            bits_per_weight=quantized.bits_per_weight,
+            weight_nmse=quantized.error / quantized.energy if quantized.energy else 0.0,
             values=request.scheme.format.levels,
-            note=request.note,
+            note=note,
+            lookup_bits=request.lookup_bits,
             seconds=round(time.monotonic() - started, 2),
-            tensors=tuple(tensors),
+            tensors=quantized.tensors,
+            weights=quantized.records,
             **_quality_fields(scores),
         )
         self._cells.write(request, row)
+        self._restore()
         gc.collect()
         return row
+
+    def _quantize(self, request: Request) -> _Quantized:
+        """Put one row's weights in place."""
+        if request.recipe == Recipe() and not request.needs_inputs:
+            return self._round(request)
+        from studentfloat.models import quantize_model
+
+        if request.needs_inputs and self._cut is None:
+            assert self.calibration is not None
+            self._cut = self.calibration.cut(self._model)
+        done = 0.0
+
+        def progress(share: float, what: str) -> None:
+            nonlocal done
+            self._tick(_QUANTIZE_COST * (share - done), f"{request.name}: {what}")
+            done = share
+
+        result = quantize_model(
+            self._model,
+            request.scheme,
+            request.recipe,
+            self._cut if request.needs_inputs else None,
+            embeddings=self._options.embeddings,
+            head=self._options.head,
+            progress=progress,
+        )
+        return _summarize(result, dict(zip(self._sites, self._originals, strict=True)))
+
+    def _round(self, request: Request) -> _Quantized:
+        tensors, error, energy, bits, count = [], 0.0, 0.0, 0.0, 0
+        for site, original in zip(self._sites, self._originals, strict=True):
+            record, its_error, its_energy = _quantize_site(site, original, request.scheme)
+            tensors.append(record)
+            error, energy = error + its_error, energy + its_energy
+            bits += record.bits_per_weight * original.numel()
+            count += original.numel()
+            self._tick(_QUANTIZE_COST * 1 / len(self._sites), request.name)
+        return _Quantized(tuple(tensors), error, energy, bits / count)
+
+    def _restore(self) -> None:
+        """Everything as it was, for the next row."""
+        for site, original in zip(self._sites, self._originals, strict=True):
+            site.parameter.data.copy_(original)
+        for parameter, original in self._others:
+            parameter.data.copy_(original)
 
     def _tick(self, steps: float, what: str) -> None:
         self._steps_done += steps
         self._progress(min(1.0, self._steps_done / self._steps), what)
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """What quantizing to one row's scheme did to the weights, all together."""
+
+    tensors: tuple[TensorError, ...]
+    error: float
+    energy: float
+    bits_per_weight: float
+    records: tuple[TensorQuantization, ...] = ()
+    note: str = ""
+
+
+def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> _Quantized:
+    errors, energies, tensors = [], [], []
+    energy_of = {site.name: float(w.double().square().sum()) for site, w in originals.items()}
+    for record in result.records:
+        energies.append(energy_of[record.name])
+        # None only for weights that came quantized from elsewhere.
+        nmse = record.weight_nmse or 0.0
+        errors.append(nmse * energies[-1])
+        tensors.append(
+            TensorError(
+                name=record.name,
+                layer=record.layer,
+                kind=record.kind,
+                shape=record.shape,
+                nmse=nmse,
+                snr_db=_decibels(nmse),
+                bits_per_weight=record.bits_per_weight,
+            )
+        )
+    said = Counter(note for record in result.records for note in record.notes)
+    return _Quantized(
+        tuple(tensors),
+        sum(errors),
+        sum(energies),
+        result.bits_per_weight,
+        result.records,
+        "; ".join(f"{count} of {len(tensors)} weights: {note}" for note, count in said.items()),
+    )
+
+
+def _decibels(nmse: float) -> float | None:
+    return -10 * math.log10(nmse) if nmse else None
 
 
 def _quantize_site(
@@ -360,7 +399,7 @@ def _quantize_site(
         kind=site.role,
         shape=tuple(original.shape),
         nmse=nmse,
-        snr_db=-10 * math.log10(nmse) if nmse else None,
+        snr_db=_decibels(nmse),
         bits_per_weight=bits,
     )
     return record, error, energy
@@ -477,17 +516,24 @@ def _address(
 class _Cells:
     """Finished rows on disk, each under the hash of all that it depends on."""
 
-    def __init__(self, directory: Path | None, common: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path | None, common: dict[str, Any], calibration: dict[str, Any]
+    ) -> None:
         self._directory = None if directory is None else directory / "cells"
-        self._common = common
+        self._common, self._calibration = common, calibration
 
-    def read(self, request: _Request) -> FormatQuality | None:
-        row = self._read(self._file(_scheme_address(request)), FormatQuality)
-        return None if row is None else replace(row, name=request.name, note=request.note)
+    def read(self, request: Request) -> FormatQuality | None:
+        row = self._read(self._file(self._address(request)), FormatQuality)
+        if row is None:
+            return None
+        return replace(row, name=request.name, note=request.note, lookup_bits=request.lookup_bits)
 
-    def write(self, request: _Request, row: FormatQuality) -> None:
+    def write(self, request: Request, row: FormatQuality) -> None:
         if self._directory is not None:
-            write_json(self._file(_scheme_address(request)), record_to_json(row))
+            write_json(self._file(self._address(request)), record_to_json(row))
+
+    def _address(self, request: Request) -> dict[str, Any]:
+        return {**request.address, "inputs": self._calibration if request.needs_inputs else None}
 
     def read_baseline(self) -> Baseline | None:
         return self._read(self._file("baseline"), Baseline)
@@ -518,16 +564,3 @@ class _Cells:
 @dataclass(frozen=True)
 class _Skipped:
     tensors: tuple[SkippedTensor, ...]
-
-
-def _scheme_address(request: _Request) -> dict[str, Any]:
-    scheme = request.scheme
-    return {
-        "bits": scheme.format.bits,
-        "values": scheme.format.values,
-        "codes": scheme.format.codes,
-        "block_size": scheme.block_size,
-        "scale_rule": scheme.scale_rule.name,
-        "scale_dtype": scheme.scale_dtype_name,
-        "method": "rtn",
-    }
