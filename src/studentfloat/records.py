@@ -225,7 +225,8 @@ class TensorQuantization:
     format
         Names of the formats, ``|`` between alternatives.
     weight_nmse
-        Squared error of the effective weight over its squares.
+        Squared error of the effective weight over its squares; None where the weight before
+        quantization is not known, as in a checkpoint that another tool quantized.
     weight_nmse_nearest
         The same if it were rounded to nearest under the same scheme.
     output_nmse, output_nmse_nearest
@@ -248,8 +249,8 @@ class TensorQuantization:
     method: str
     format: str
     bits_per_weight: float
-    weight_nmse: float
-    weight_nmse_nearest: float
+    weight_nmse: float | None
+    weight_nmse_nearest: float | None
     scale_least: float
     scale_median: float
     scale_greatest: float
@@ -348,6 +349,9 @@ class FormatQuality:
     output_nmse, output_nmse_se
         For models without a token distribution: squared error of the last hidden state
         over its squares.
+    lookup_bits
+        Where not the format's exact values were measured but those that the silicon beside it
+        holds: the width of the fixed-point numbers that they were rounded to.
     rank
         1 + the number of formats that are significantly better; equal ranks are ties.
     weights
@@ -371,6 +375,7 @@ class FormatQuality:
     top1_agreement_se: float | None = None
     output_nmse: float | None = None
     output_nmse_se: float | None = None
+    lookup_bits: int | None = None
     rank: int | None = None
     note: str = ""
     seconds: float = 0.0
@@ -471,8 +476,11 @@ class FormatHardware:
         In `area_unit`; the spread over synthesis recipes is the noise bar.
     area_relative_to_int4
         Over int4's area in the same unit and library.
-    delay_ns, energy_fj
-        Shortest clock period; per clock cycle.
+    delay_ns, energy_fj, energy_spread_fj
+        Shortest clock period; per clock cycle on uniform codes, and half its range over the
+        recipes.
+    energy_real_fj, codes
+        On the pairs of codes that meet in real layers, and in which.
     proved
         Whether Verilog and netlist were shown equal to the format's values.
     """
@@ -488,6 +496,9 @@ class FormatHardware:
     delay_ns: float
     energy_fj: float | None
     proved: bool
+    energy_spread_fj: float | None = None
+    energy_real_fj: float | None = None
+    codes: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 
 from studentfloat.cli.hardware import hardware
 from studentfloat.errors import FailureError, FormatError
+from tests import tiny
 
 pytest.importorskip("pyosys", reason="pip install 'studentfloat[hardware]'")
 
@@ -40,6 +41,23 @@ def test_verilog_of_a_format_of_ones_own(tmp_path: Path) -> None:
     result = invoke(str(path), "--verilog", "--no-proof")
     assert "module mine_mac (" in result.stdout
     assert invoke("int4", "e2m1", "--verilog").exit_code == 2
+
+
+def test_codes_and_accumulators_of_ones_own(tmp_path: Path) -> None:
+    model = tiny.save(tiny.llama, tmp_path / "llama")
+    options = ["e2m0", "--no-proof", "--codes-from", str(model)]
+    narrow = invoke(*options, "--accumulator-bits", "9", "--overflow", "saturate", "--json")
+    assert narrow.exit_code == 0, narrow.output
+    data = json.loads(narrow.stdout)
+    assert (data["accumulator_bits"], data["overflow"]) == (9, "saturate")
+    assert "14 linear layers of" in data["codes"]
+    (row,) = data["formats"]
+    assert row["accumulator_bits"] == 9
+    assert 0 < row["energy_real_fj"] != row["energy_fj"]
+    study = invoke(*options, "--study", "accumulators", "--json")
+    points = json.loads(study.stdout)
+    assert {point["codes"] for point in points} == {data["codes"]}
+    assert {point["overflow"] for point in points} == {"wrap", "saturate"}
 
 
 def test_misuse(tmp_path: Path) -> None:

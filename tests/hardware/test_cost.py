@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 
 from studentfloat.errors import ConfigError, FormatError, MissingDependencyError
 from studentfloat.formats import Format, get_format
-from studentfloat.hardware import HardwareTable, cost, show, unit_verilog
+from studentfloat.hardware import HardwareTable, cost, resolve_operand, show, unit_verilog
 from studentfloat.hardware import yosys as yosys_module
 from studentfloat.hardware.cache import ContentCache
+from studentfloat.hardware.overflow import draw_dot_products
 from studentfloat.hardware.studies import ChipShares, accumulator_study, chip_overhead, sweep
 from studentfloat.records import record_to_json
 
@@ -184,17 +187,100 @@ def test_chip_overhead() -> None:
     )
 
 
-def test_a_faster_clock_costs_area() -> None:
-    points = sweep("e2m0", [10.0, 0.6, 0.001])
+def test_a_faster_clock_costs_area(cache: ContentCache) -> None:
+    points = sweep("e2m0", [10.0, 0.6, 0.001], cache=cache)
     assert points[0].met
     assert points[1].met
     assert points[1].delay_ns <= 0.6
     assert points[0].area < points[1].area
     assert not points[2].met
+    assert all(point.proved for point in points)
 
 
-def test_longer_dot_products_cost_area() -> None:
-    points = accumulator_study("e2m0", (1, 128, 8192))
-    assert [point.exact_bits for point in points] == [6, 13, 19]
-    assert points[0].area < points[1].area < points[2].area
-    assert all(point.typical_bits <= point.exact_bits for point in points)
+def test_longer_dot_products_and_exactness_cost_area(cache: ContentCache) -> None:
+    points = accumulator_study("e2m0", (16, 128), cache=cache)
+    assert [point.exact_bits for point in points if point.overflow == "wrap"] == [10, 13]
+    assert all(point.proved for point in points)
+    for length in (16, 128):
+        exact, quiet, narrow = (point for point in points if point.dot_length == length)
+        assert (quiet.overflow, narrow.overflow) == ("saturate", "saturate")
+        assert exact.overflow_share == quiet.overflow_share == 0 < narrow.overflow_share
+        assert exact.accumulator_bits > quiet.accumulator_bits > narrow.accumulator_bits
+        assert exact.area > narrow.area
+    assert points[0].area < points[3].area
+
+
+def test_studies_come_from_the_cache_too(
+    cache: ContentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = accumulator_study("e2m0", (16, 128), cache=cache), sweep("e2m0", [10.0], cache=cache)
+
+    def refuse(*_: object, **__: object) -> str:
+        raise AssertionError("Yosys ran again")
+
+    monkeypatch.setattr("studentfloat.hardware.synthesis.run_yosys", refuse)
+    monkeypatch.setattr("studentfloat.hardware.proof.run_yosys", refuse)
+    again = accumulator_study("e2m0", (16, 128), cache=cache), sweep("e2m0", [10.0], cache=cache)
+    assert again == first
+    with pytest.raises(AssertionError, match="Yosys ran again"):
+        sweep("e2m0", [9.0], cache=cache)
+
+
+def test_overflow_shares_against_all_dot_products() -> None:
+    """Of three products, every one there is: partial sums count where the unit saturates."""
+    operand = resolve_operand("e2m0")
+    products = [x * y for x in operand.numbers for y in operand.numbers]
+    sums = np.array(
+        [np.cumsum(three) for three in itertools.product(products, repeat=3)], dtype=np.int64
+    )
+    drawn = draw_dot_products(operand, operand, 3)
+    for bits in (4, 5, 6):
+        reach = 2 ** (bits - 1)
+        outside = (sums >= reach) | (sums < -reach)
+        for overflow, expected in (
+            ("wrap", outside[:, -1].mean()),
+            ("saturate", outside.any(axis=1).mean()),
+        ):
+            found = drawn.overflow_share(bits, overflow)
+            assert found == pytest.approx(expected, abs=5 * 0.5 / drawn.draws**0.5)
+    still = np.zeros((8, 8))
+    still[0, 0] = 1  # zero times zero
+    assert draw_dot_products(operand, operand, 100, still).least_bits("saturate") == 1
+
+
+def test_an_accumulator_of_ones_own(cache: ContentCache) -> None:
+    exact = cost(["int4"], cache=cache, prove=False).formats[0]
+    narrow = cost(["int4"], cache=cache, accumulator_bits=12, overflow="saturate")
+    (row,) = narrow.formats
+    assert row.proved
+    assert row.accumulator_bits == 12
+    assert row.area < exact.area
+    assert "saturates: a dot product" in unit_verilog(get_format("int4"), row, narrow)
+    assert "accumulator of 12 bits that would saturate" in show.table_text(narrow)
+    with pytest.raises(ConfigError, match="overflow 'clip': wrap or saturate"):
+        cost(["int4"], cache=cache, overflow="clip")
+
+
+def test_a_dequantizers_energy_follows_the_codes(cache: ContentCache) -> None:
+    zeros = np.zeros((16, 16))
+    zeros[0] = 1
+    table = cost(
+        ["e2m1"], unit="dequantizer", cache=cache, prove=False,
+        code_histograms={"e2m1": zeros}, codes="zeros",
+    )  # fmt: skip
+    (row,) = table.formats
+    assert row.energy_fj is not None
+    assert row.energy_real_fj is not None
+    assert 0 < row.energy_real_fj < row.energy_fj
+    assert row.energy_spread_fj is not None
+    assert row.energy_spread_fj < 0.2 * row.energy_fj
+    assert "real codes: on those of zeros" in show.table_text(table)
+
+
+def test_real_codes_do_not_synthesize_all_again(cache: ContentCache, monkeypatch) -> None:
+    plain = cost(["e2m0"], cache=cache)
+    monkeypatch.setattr("studentfloat.hardware.rows._row", lambda *_: pytest.fail("made again"))
+    real = cost(["e2m0"], cache=cache, code_histograms={"e2m0": np.eye(8)}, codes="squares")
+    assert real.formats[0].energy_real_fj is not None
+    assert replace(real.formats[0], energy_real_fj=None) == plain.formats[0]
+    assert real.codes == "squares"

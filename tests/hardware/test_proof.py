@@ -91,6 +91,29 @@ def test_an_accumulator_that_is_too_narrow_still_wraps_as_its_model_does() -> No
     assert prove_unit(mac(NARROW["e2m1"], NARROW["e2m1"], "float", accumulator_bits=10)).proved
 
 
+@pytest.mark.parametrize("architecture", ["float", "baugh-wooley"])
+def test_a_saturating_accumulator_is_proved(architecture: str, library: Library) -> None:
+    operand = NARROW["e2m1"]
+    unit = mac(operand, operand, architecture, accumulator_bits=10, overflow="saturate")
+    wraps = mac(operand, operand, architecture, accumulator_bits=10)
+    (result,) = synthesize(unit.verilog, unit.top, library, AREA_RECIPES[:1])
+    assert prove_unit(unit).proved
+    assert prove_unit(unit, verilog=result.verilog, library=library).proved
+    assert prove_sum(unit).proved
+    # Judged by the other's model, each fails.
+    for one, other in ((unit, wraps), (wraps, unit)):
+        assert prove_unit(one, verilog=other.verilog).detail == DIFFERS
+        assert not prove_sum(one, verilog=other.verilog).proved
+
+
+def test_a_sum_that_is_not_cleared_is_not_proved() -> None:
+    """Merged signals start from zero: that clear makes zero is proved apart."""
+    unit = dot(NARROW["e2m1"], NARROW["e2m1"], "float", 4)
+    wrong = unit.verilog.replace("acc <= clear ? {ACC_BITS{1'b0}} : total", "acc <= total")
+    assert wrong != unit.verilog
+    assert not prove_sum(unit, verilog=wrong).proved
+
+
 def test_lanes_and_sum_of_a_dot_product(library: Library) -> None:
     unit = dot(NARROW["e2m1"], NARROW["e2m1"], "float", 4)
     (result,) = synthesize(
@@ -103,6 +126,28 @@ def test_lanes_and_sum_of_a_dot_product(library: Library) -> None:
     wrong = wrong.replace("carries[1]", "carries[0]")
     assert wrong != unit.verilog
     assert not prove_sum(unit, verilog=wrong).proved
+
+
+def test_sixteen_lanes_through_a_12_bit_lookup_are_proved(library: Library) -> None:
+    """The adder tree that a SAT solver alone does not finish."""
+    operand = operand_from_format(get_format("nf4"), 12)
+    unit = dot(operand, operand, "magnitude-table", 16)
+    (result,) = synthesize(
+        unit.verilog, unit.top, library, AREA_RECIPES[:1], keep=(unit.lane, unit.sum)
+    )
+    for verilog, cells in ((None, None), (result.modular_verilog, library)):
+        assert prove_lane(unit, verilog=verilog, library=cells).proved
+        assert prove_sum(unit, verilog=verilog, library=cells).proved
+
+
+def test_a_lane_of_24_input_bits_is_proved(library: Library) -> None:
+    unit = mac(resolve_operand("int8"), resolve_operand("int16"), "baugh-wooley")
+    (result,) = synthesize(
+        unit.verilog, unit.top, library, AREA_RECIPES[:1], keep=(unit.lane, unit.sum)
+    )
+    lane = netlist_from_json(result.modular_json, unit.lane, library)
+    assert prove_lane_exhaustively(unit, lane).proved
+    assert prove_sum(unit, verilog=result.modular_verilog, library=library).proved
 
 
 def test_a_systolic_element_is_proved(library: Library) -> None:

@@ -66,6 +66,14 @@ def test_other_units_are_clean_under_verilator(tmp_path: Path) -> None:
                 systolic_array(operand, operand, unit.architecture, rows=2, columns=3),
             ):
                 assert lint(array.verilog, array.top, tmp_path) == ""
+            for narrow in (
+                mac(operand, operand, unit.architecture, accumulator_bits=17, overflow="saturate"),
+                dot(operand, operand, unit.architecture, 5, accumulator_bits=20, overflow="wrap"),
+                systolic_array(
+                    operand, operand, unit.architecture, accumulator_bits=17, overflow="saturate"
+                ),
+            ):
+                assert lint(narrow.verilog, narrow.top, tmp_path) == ""
         for scale in FLOATS:
             built = dequantizer(operand, scale)
             assert lint(built.verilog, built.top, tmp_path) == ""
@@ -107,6 +115,20 @@ def test_dot_products_in_simulation() -> None:
         operand = resolve_operand(name)
         for lanes in (2, 5, 16):
             assert simulate(dot(operand, operand, architecture, lanes)) > 256
+
+
+@needs("iverilog", "iverilog")
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+def test_narrow_accumulators_in_simulation(overflow: str) -> None:
+    operand = resolve_operand("e2m1")
+    for unit in (
+        mac(operand, operand, "float", accumulator_bits=11, overflow=overflow),
+        dot(operand, operand, "float", 4, accumulator_bits=12, overflow=overflow),
+    ):
+        reached = {vector.accumulator for vector in golden_vectors(unit)}
+        ends = {2 ** (unit.accumulator_bits - 1) - 1, -(2 ** (unit.accumulator_bits - 1))}
+        assert (ends <= reached) == unit.saturates
+        assert simulate(unit) > 256
 
 
 @needs("iverilog", "iverilog")

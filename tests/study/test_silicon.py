@@ -7,6 +7,7 @@ import pytest
 
 from studentfloat.errors import StudentFloatError
 from studentfloat.formats import Format, get_format
+from studentfloat.formats.rounded import rounded_format
 from studentfloat.records import Comparison, record_from_json, record_to_json
 from studentfloat.report import comparison_page, comparison_rows
 from studentfloat.report.table import notes, silicon_rows
@@ -40,10 +41,45 @@ def test_every_row_has_its_silicon_and_rows_of_one_format_share_it(comparison) -
     silicon = {row.name: row for row in comparison.hardware}
     assert set(silicon) == {row.name for row in comparison.formats} == set(FORMATS)
     assert all(row.proved and row.area > 0 and row.delay_ns > 0 for row in comparison.hardware)
-    assert replace(silicon["sf3"], name="x") == replace(silicon["sf3@signed-absmax"], name="x")
+    alike = [
+        replace(silicon[name], name="x", energy_real_fj=None)
+        for name in ("sf3", "sf3@signed-absmax")
+    ]
+    assert alike[0] == alike[1]
     assert silicon["sf3"].lookup_bits == 8
     assert silicon["int3"].lookup_bits is None
     assert silicon["int3"].area < silicon["sf3"].area
+
+
+def test_quality_is_of_the_values_that_the_silicon_holds(comparison, options) -> None:
+    rows = {row.name: row for row in comparison.formats}
+    assert rows["sf3"].values == rounded_format(get_format("sf3"), 8).levels
+    assert rows["sf3"].lookup_bits == 8
+    assert rows["int3"].lookup_bits is None
+    exact = compare(replace(options, hardware=None, formats=("sf3", "int3")))
+    bare = {row.name: row for row in exact.formats}
+    assert bare["sf3"].values == get_format("sf3").levels
+    assert bare["sf3"].weight_nmse != rows["sf3"].weight_nmse
+    assert bare["int3"].weight_nmse == rows["int3"].weight_nmse
+
+
+def test_energy_is_on_the_codes_that_meet(comparison) -> None:
+    silicon = {row.name: row for row in comparison.hardware}
+    for row in silicon.values():
+        assert row.energy_real_fj is not None
+        assert row.energy_real_fj != row.energy_fj
+        assert row.energy_spread_fj < 0.25 * row.energy_fj
+        assert "14 linear layers" in row.codes
+    (found,) = [found for found in comparison.frontiers if found.cost == "energy_fj"]
+    for point in found.points:
+        assert point.cost == silicon[point.name].energy_real_fj
+        assert point.cost_error == silicon[point.name].energy_spread_fj
+
+
+def test_without_a_text_energy_is_on_uniform_codes_and_that_is_said(options) -> None:
+    bare = compare(replace(options, weights_only=True, formats=("int3",)))
+    assert bare.hardware[0].energy_real_fj is None
+    assert any("uniform codes only: with --weights-only" in line for line in bare.cautions)
 
 
 def test_frontiers_are_of_the_ranking_measure(comparison) -> None:
@@ -68,10 +104,14 @@ def test_without_hardware_only_bits_are_a_cost(comparison) -> None:
 def test_it_is_shown(comparison) -> None:
     headings, rows = silicon_rows(comparison)
     assert headings[-1] == "kl/area"
-    assert {row[0] for row in rows} == set(FORMATS)
+    assert len(rows) == len(FORMATS)
     assert len(comparison_rows(comparison)[1]) == 4
     text = "\n".join(notes(comparison))
-    assert "sf3, sf3@signed-absmax: no integer grid" in text or "sf3@signed-absmax, sf3" in text
+    assert "(8-bit): a format without an integer grid, rounded to 8-bit fixed point" in text
+    assert "on uniform codes and on those that meet in 14 linear layers of" in text
+    for shown in (rows, comparison_rows(comparison)[1]):
+        names = {name for row in shown for name in row if name.startswith(("sf3", "int3"))}
+        assert names == {"sf3 (8-bit)", "sf3@signed-absmax (8-bit)", "int3"}
     assert "Frontier of kl against area:" in text
     assert 'data-figure="figure-frontiers"' in comparison_page(comparison)
 

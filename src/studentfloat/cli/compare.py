@@ -97,6 +97,12 @@ _PIPE_WIDTH = 100
 @click.option(
     "--liberty", multiple=True, type=click.Path(), help="Your cell library; may be given again."
 )
+@click.option(
+    "--lookup-bits",
+    default=8,
+    show_default=True,
+    help="With silicon: fixed-point width that formats without an integer grid are rounded to.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
 @click.option("--no-page", is_flag=True, help="Do not write report.html.")
@@ -147,7 +153,9 @@ def compare(model: str, **options: Any) -> None:
         embeddings=options["embeddings"],
         head=options["head"],
         seed=options["seed"],
-        hardware=_hardware(options["hardware"], options["unit"], options["liberty"]),
+        hardware=_hardware(
+            options["hardware"], options["unit"], options["liberty"], options["lookup_bits"]
+        ),
         trust=Trust(
             pickle=options["allow_pickle_code_execution"],
             remote_code=options["allow_remote_code_execution"],
@@ -175,7 +183,9 @@ def _path(given: Path | None) -> str | None:
     return None if given is None else str(given)
 
 
-def _hardware(asked: bool | None, unit: str, liberty: tuple[str, ...]) -> HardwareOptions | None:
+def _hardware(
+    asked: bool | None, unit: str, liberty: tuple[str, ...], lookup_bits: int
+) -> HardwareOptions | None:
     from studentfloat.study import HardwareOptions, hardware_is_installed
 
     if asked is None and not hardware_is_installed():
@@ -185,7 +195,7 @@ def _hardware(asked: bool | None, unit: str, liberty: tuple[str, ...]) -> Hardwa
             err=True,
         )
         return None
-    return None if asked is False else HardwareOptions(unit, liberty)
+    return None if asked is False else HardwareOptions(unit, liberty, lookup_bits)
 
 
 def _formats(given: str | None) -> tuple[str, ...]:

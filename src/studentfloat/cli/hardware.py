@@ -28,6 +28,18 @@ __all__ = ["hardware"]
     type=int,
     help="Fixed-point width where there is no integer grid; may be given again. [default: 8 12]",
 )
+@click.option("--accumulator-bits", type=int, help="Width of the accumulator. [default: exact]")
+@click.option(
+    "--overflow",
+    default="wrap",
+    show_default=True,
+    help="What a narrower accumulator does: wrap or saturate.",
+)
+@click.option(
+    "--codes-from",
+    metavar="MODEL",
+    help="Energy (or overflows) also on the codes that meet in MODEL, such as smollm2-135m.",
+)
 @click.option("--mac-share", default=0.10, show_default=True, help="MACs' share of the die.")
 @click.option("--no-proof", is_flag=True, help="Synthesize and measure only.")
 @click.option("--no-cache", is_flag=True, help="Neither read nor write cached results.")
@@ -47,6 +59,9 @@ def hardware(
     liberty: tuple[str, ...],
     dot_length: int,
     lookup_bits: tuple[int, ...],
+    accumulator_bits: int | None,
+    overflow: str,
+    codes_from: str | None,
     mac_share: float,
     no_proof: bool,
     no_cache: bool,
@@ -72,15 +87,39 @@ def hardware(
     wanted = [resolve_format(name) for name in formats or PUBLISHED_ELEVEN]
     library = load_library(liberty)
     with progress_on_stderr() as progress:
+        counts, codes = None, None
+        if codes_from is not None:
+            from studentfloat.study.code_pairs import hardware_code_pairs
+
+            met = hardware_code_pairs(
+                codes_from,
+                wanted,
+                lookup_bits=lookup_bits or LOOKUP_BITS,
+                activations=activations,
+                progress=progress,
+            )
+            counts, codes = met.counts, met.codes
         if study == "sweep":
             swept = studies.sweep_all(
-                wanted, activations=activations, library=library, progress=progress
+                wanted,
+                activations=activations,
+                library=library,
+                prove=not no_proof,
+                use_cache=not no_cache,
+                progress=progress,
             )
             click.echo(show.json_text(swept) if as_json else show.sweep_text(swept), nl=False)
             return
         if study == "accumulators":
             points = studies.accumulators_all(
-                wanted, activations=activations, library=library, progress=progress
+                wanted,
+                activations=activations,
+                code_histograms=counts,
+                codes=codes or "uniform",
+                library=library,
+                prove=not no_proof,
+                use_cache=not no_cache,
+                progress=progress,
             )
             click.echo(
                 show.json_text(points) if as_json else show.accumulator_text(points), nl=False
@@ -93,6 +132,10 @@ def hardware(
             scale_type=scale_type,
             dot_length=dot_length,
             lookup_bits=lookup_bits or LOOKUP_BITS,
+            accumulator_bits=accumulator_bits,
+            overflow=overflow,
+            code_histograms=counts,
+            codes=codes,
             library=library,
             prove=not no_proof,
             use_cache=not no_cache,

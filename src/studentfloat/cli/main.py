@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -21,6 +22,8 @@ _COMMANDS = {
     "verify": "Is a packed model what it says it is?",
     "dequantize": "A dense model again, that any tool loads.",
     "merge": "Join the parts that `quantize --shard` made.",
+    "import": "What bitsandbytes or llama.cpp quantized, packed as it is.",
+    "export": "A packed model for llama.cpp, vLLM or ONNX Runtime.",
     "formats": "List the number formats, or show one.",
     "hardware": "What a format costs in silicon: proved RTL, area, delay, energy.",
     "profile": "Which law do a model's weights and activations follow?",
@@ -39,8 +42,10 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"studentfloat.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        if iskeyword(cmd_name):
+            command: click.Command = import_module(f"studentfloat.cli.{cmd_name}_").command
+        else:
+            command = getattr(import_module(f"studentfloat.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from studentfloat.models import Calibration
     from studentfloat.records import PackedModel
 
 __all__ = ["quantize"]
@@ -32,6 +33,20 @@ __all__ = ["quantize"]
     show_default=True,
     help="float32, float16, bfloat16, e8m0 or e4m3.",
 )
+@click.option(
+    "--method",
+    default="rtn",
+    show_default=True,
+    help="Steps joined by '+': rtn, x2-mse, gptq, awq, smooth=0.5+gptq ... (docs/methods.md).",
+)
+@click.option("--smooth", type=float, help="SmoothQuant's alpha, as the step smooth=ALPHA.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text that the method is calibrated on (default: docstrings of Python's library).",
+)
+@click.option("--calibration-windows", default=32, show_default=True, help="How many windows.")
+@click.option("--calibration-length", default=512, show_default=True, help="Tokens in each.")
 @click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
 @click.option("--head", is_flag=True, help="Quantize the output head too.")
 @click.option(
@@ -60,10 +75,15 @@ def quantize(model: str, **options: Any) -> None:
     command goes on where it stopped and ends with the same bytes.
     """
     from studentfloat.cli.progress import progress_on_stderr
-    from studentfloat.models import Trust, find_model, quantize_checkpoint
-    from studentfloat.quantize import Scheme
+    from studentfloat.models import Trust, calibrate_checkpoint, find_model, quantize_checkpoint
+    from studentfloat.quantize import Scheme, parse_method
+    from studentfloat.quantize.pipeline import working_scheme
 
     share = _share(options["shard"])
+    method = options["method"]
+    if options["smooth"] is not None:
+        method += f"+smooth={options['smooth']}"
+    recipe = parse_method(method)
     scheme = Scheme(
         options["number_format"],
         block_size=options["block_size"],
@@ -76,15 +96,28 @@ def quantize(model: str, **options: Any) -> None:
     )
     with progress_on_stderr(quiet=options["quiet"]) as progress:
         progress(0.0, f"finding model {model}")
-        done = quantize_checkpoint(
-            find_model(model, trust),
-            scheme,
-            options["output"],
-            embeddings=options["embeddings"],
-            head=options["head"],
-            share=share,
-            progress=progress,
-        )
+        source = find_model(model, trust)
+        wanted = {name: options[name] for name in ("embeddings", "head")}
+        if recipe.is_nearest:
+            done = quantize_checkpoint(
+                source,
+                working_scheme(scheme, recipe),
+                options["output"],
+                share=share,
+                progress=progress,
+                **wanted,
+            )
+        else:
+            _refuse_share(share, method)
+            done = calibrate_checkpoint(
+                source,
+                scheme,
+                recipe,
+                options["output"],
+                calibration=_calibration(options),
+                progress=progress,
+                **wanted,
+            )
     if done is None:
         click.echo(f"part {options['shard']} is done: {options['output']}")
     else:
@@ -104,6 +137,27 @@ def show_packed(done: PackedModel, *, as_json: bool) -> None:
         f"{done.plain_weights:,} numbers as they were; {done.bytes / 1e6:.1f} MB"
     )
     click.echo(f"packed model: {done.directory}")
+
+
+def _calibration(options: dict[str, Any]) -> Calibration:
+    from studentfloat.models import Calibration
+
+    text = options["calibration"]
+    return Calibration(
+        text=None if text is None else str(text),
+        windows=options["calibration_windows"],
+        window_length=options["calibration_length"],
+    )
+
+
+def _refuse_share(share: tuple[int, int], method: str) -> None:
+    from studentfloat.errors import ConfigError
+
+    if share != (1, 1):
+        raise ConfigError(
+            f"--shard {share[0]}/{share[1]} with --method {method}: each block is calibrated on "
+            "the outputs of those before it, so one machine does them all"
+        )
 
 
 def _share(given: str) -> tuple[int, int]:

@@ -14,7 +14,15 @@ from studentfloat.hardware.operands import Operand, signed_width
 from studentfloat.hardware.units import Unit
 from studentfloat.hardware.verilog import literal, module, signed_literal, vector
 
-__all__ = ["lane_model", "mac_model", "product_table", "sum_model"]
+__all__ = [
+    "lane_model",
+    "mac_model",
+    "product_table",
+    "saturated",
+    "sum_model",
+    "valid_code",
+    "valid_terms",
+]
 
 _LARGEST_TABLE_BITS = 8
 
@@ -28,12 +36,33 @@ def product_table(a: Operand, b: Operand) -> npt.NDArray[np.object_]:
     return table
 
 
-def _valid(operand: Operand, code: str) -> str:
+def valid_code(operand: Operand, code: str) -> str:
     """A condition that a code stands for a number."""
     invalid = [c for c, value in enumerate(operand.integers) if value is None]
     if not invalid:
         return "1'b1"
     return " & ".join(f"({code} != {literal(c, operand.bits)})" for c in invalid)
+
+
+def saturated(total: int, bits: int) -> int:
+    """The nearest number that two's complement of a width holds."""
+    reach = 1 << (bits - 1)
+    return max(-reach, min(reach - 1, total))
+
+
+def _next(unit: Unit, addition: str) -> list[str]:
+    """Declare ``following``: what the accumulator holds after `addition` joined it."""
+    width = unit.accumulator_bits
+    if not unit.saturates:
+        return [f"wire signed [{width - 1}:0] following = {addition};"]
+    greatest, least = (
+        signed_literal(end, width + 3) for end in (2 ** (width - 1) - 1, -(2 ** (width - 1)))
+    )
+    return [
+        f"wire signed [{width + 2}:0] whole = {addition};",
+        f"wire signed [{width + 2}:0] following = whole > {greatest} ? {greatest} :",
+        f"    whole < {least} ? {least} : whole;",
+    ]
 
 
 def _value_function(operand: Operand, name: str) -> list[str]:
@@ -82,7 +111,6 @@ def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = No
     """Model of a multiply-accumulate unit.
 
     Also of a systolic array of one element: it holds back the codes for a clock cycle.
-    The output ``valid`` is false for codes that stand for no number.
 
     Parameters
     ----------
@@ -112,14 +140,13 @@ def mac_model(unit: Unit, name: str, *, wrong_entry: tuple[int, int] | None = No
             ("input  wire", "a", a.bits),
             ("input  wire", "b", b.bits),
             ("output reg signed", "acc", width),
-            ("output wire", "valid", 1),
         ],
         [
             *(held if late else ()),
             *product_lines(a, b, "product", taken_a, taken_b),
             f"wire signed [1:0] error = {{1'b0, {wrong}}};",
-            f"always @(posedge clk) acc <= clear ? {width}'sd0 : acc + product + error;",
-            f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
+            *_next(unit, "acc + product + error"),
+            f"always @(posedge clk) acc <= clear ? {width}'sd0 : following;",
         ],
     )
 
@@ -138,29 +165,20 @@ def lane_model(unit: Unit, name: str) -> str:
         [
             *product_lines(a, b, "product", "a", "b"),
             "assign expected = product;",
-            f"assign valid = ({_valid(a, 'a')}) & ({_valid(b, 'b')});",
+            f"assign valid = ({valid_code(a, 'a')}) & ({valid_code(b, 'b')});",
         ],
     )
 
 
 def sum_model(unit: Unit, name: str) -> str:
-    """Model of adder tree and accumulator: the plain sum of what the lanes give.
-
-    ``valid`` holds where every lane's addend and carry make a number within the range of
-    products, which :func:`lane_model` promises.
-    """
+    """Model of adder tree and accumulator: the plain sum of what the lanes give."""
     width, bits = unit.accumulator_bits, unit.addend_bits
-    low, high = product_range(unit.a, unit.b)
-    zero = "1'b0"
     lines = []
     for i in range(unit.lanes):
-        carry = (f"carries[{i}]" if unit.lanes > 1 else "carries") if unit.has_carry else zero
+        carry = (f"carries[{i}]" if unit.lanes > 1 else "carries") if unit.has_carry else "1'b0"
         lines += [
             f"wire signed [{bits - 1}:0] addend{i} = addends[{i * bits} +: {bits}];",
             f"wire signed [1:0] carry{i} = {{1'b0, {carry}}};",
-            f"wire signed [{bits}:0] term{i} = addend{i} + carry{i};",
-            f"wire valid{i} = (term{i} >= {signed_literal(low, bits + 1)}) & "
-            f"(term{i} <= {signed_literal(high, bits + 1)});",
         ]
     # Pairwise, each carry with its lane's first adder but one: the solver needs the sums between
     # to be the same numbers, though not the same gates.
@@ -172,7 +190,6 @@ def sum_model(unit: Unit, name: str) -> str:
             lines.append(f"wire signed [{width - 1}:0] {total} = {left} + {right} + {pending};")
             following.append((total, later))
         level = following + (level[-1:] if len(level) % 2 else [])
-    total = f"acc + {level[0][0]} + {level[0][1]}"
     return module(
         name,
         [
@@ -181,11 +198,30 @@ def sum_model(unit: Unit, name: str) -> str:
             ("input  wire", "addends", bits * unit.lanes),
             ("input  wire", "carries", unit.lanes),
             ("output reg signed", "acc", width),
-            ("output wire", "valid", 1),
         ],
         [
             *lines,
-            f"always @(posedge clk) acc <= clear ? {width}'sd0 : {total};",
-            f"assign valid = {' & '.join(f'valid{i}' for i in range(unit.lanes))};",
+            *_next(unit, f"acc + {level[0][0]} + {level[0][1]}"),
+            f"always @(posedge clk) acc <= clear ? {width}'sd0 : following;",
         ],
     )
+
+
+def valid_terms(unit: Unit) -> list[str]:
+    """Declare ``valid<i>`` of each lane: addend and carry make a product that there is.
+
+    Of the words ``addends`` and ``carries``; :func:`lane_model` promises it of the lanes.
+    """
+    bits = unit.addend_bits
+    low, high = product_range(unit.a, unit.b)
+    lines = []
+    for i in range(unit.lanes):
+        carry = f"carries[{i}]" if unit.has_carry else "1'b0"
+        lines += [
+            f"wire signed [{bits - 1}:0] addend{i} = addends[{i * bits} +: {bits}];",
+            f"wire signed [1:0] carry{i} = {{1'b0, {carry}}};",
+            f"wire signed [{bits}:0] term{i} = addend{i} + carry{i};",
+            f"wire valid{i} = (term{i} >= {signed_literal(low, bits + 1)}) & "
+            f"(term{i} <= {signed_literal(high, bits + 1)});",
+        ]
+    return lines

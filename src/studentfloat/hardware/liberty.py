@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from studentfloat.errors import ConfigError, FailureError
 
-__all__ = ["Arc", "Cell", "Library", "Pin", "Table", "parse_liberty", "read_libraries"]
+__all__ = [
+    "Arc",
+    "Cell",
+    "Library",
+    "Pin",
+    "Table",
+    "liberty_text",
+    "parse_liberty",
+    "read_libraries",
+]
 
 _TOKEN = re.compile(
     r'\s+|\\\r?\n|/\*.*?\*/|//[^\n]*|(?P<string>"(?:\\.|[^"\\])*")|(?P<word>[^\s{}();:,"\\]+)'
@@ -102,7 +113,15 @@ class Pin:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell. `next_state` and `clocked_on` are those of an edge-triggered flip-flop."""
+    """A cell. `next_state` and `clocked_on` are those of an edge-triggered flip-flop.
+
+    Attributes
+    ----------
+    plain_flop
+        Whether it is a flip-flop on the rising edge that keeps its input, or the inverse.
+    reset_flop
+        The same with an asynchronous reset or preset, which is then tied off.
+    """
 
     name: str
     area: float
@@ -113,6 +132,7 @@ class Cell:
     state_inverted: str | None = None
     is_latch: bool = False
     plain_flop: bool = False
+    reset_flop: bool = False
     dont_use: bool = False
 
     @property
@@ -233,12 +253,21 @@ def read_libraries(paths: Sequence[str | Path]) -> Library:
     groups = []
     for path in map(Path, paths):
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise FailureError(f"cannot read {path}: {error.strerror or error}") from error
+            text = liberty_text(path)
+        except (OSError, EOFError, zlib.error) as error:
+            said = getattr(error, "strerror", None) or error
+            raise FailureError(f"cannot read {path}: {said}") from error
         groups.append(parse_liberty(text, str(path)))
     files = tuple(Path(path).resolve() for path in paths)
     return library_from_groups(groups, "um2", files)
+
+
+def liberty_text(path: Path) -> str:
+    """Text of a Liberty file, which may be packed (``.lib.gz``)."""
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        raw = gzip.decompress(raw)
+    return raw.decode("utf-8", errors="replace")
 
 
 def library_from_groups(
@@ -251,6 +280,11 @@ def library_from_groups(
         units = _Units.of(group)
         energies = {g.arguments[0]: g for g in group.each("power_lut_template") if g.arguments}
         for cell in group.each("cell"):
+            if cell.arguments[0] in cells:
+                raise FailureError(
+                    f"cell {cell.arguments[0]} of library {group.arguments[0]} was in a file "
+                    "before: give each cell once, and one corner and threshold only"
+                )
             cells[cell.arguments[0]] = _cell(cell, units, {**templates, **energies})
     voltage = float(groups[0].attributes.get("nom_voltage", "1.0"))
     names = "+".join(group.arguments[0] for group in groups)
@@ -261,15 +295,17 @@ def library_from_groups(
 
 def _check(library: Library) -> None:
     usable = [cell for cell in library.cells.values() if not cell.dont_use]
-    if not any(cell.plain_flop for cell in usable):
+    if not any(cell.plain_flop or cell.reset_flop for cell in usable):
         raise FailureError(
-            f"library {library.name} has no plain flip-flop (rising edge, no reset): "
+            f"library {library.name} has no plain flip-flop (rising edge, no scan or enable): "
             "give the Liberty file with the sequential cells too"
         )
     inputs = {
         sum(pin.direction == "input" for pin in cell.pins.values())
         for cell in usable
-        if cell.next_state is None and any(pin.function for pin in cell.outputs)
+        if cell.next_state is None
+        and not cell.is_latch
+        and any(pin.function for pin in cell.outputs)
     }
     if not {1, 2} <= inputs:
         raise FailureError(
@@ -367,12 +403,12 @@ def _cell(group: Group, units: _Units, templates: Mapping[str, Group]) -> Cell:
     latch = next(group.each("latch", "statetable", "ff_bank", "latch_bank"), None)
     clocked_on = flop.attributes.get("clocked_on") if flop else None
     next_state = flop.attributes.get("next_state") if flop else None
-    plain = (
+    simple = (
         flop is not None
-        and not {"clear", "preset"} & set(flop.attributes)
         and (clocked_on or "").strip("() ") in pins
-        and (next_state or "").strip("() ") in pins
+        and re.sub(r"[()!'\s]", "", next_state or "") in pins
     )
+    resets = flop is not None and bool({"clear", "preset"} & set(flop.attributes))
     return Cell(
         name=group.arguments[0],
         area=float(group.attributes.get("area", "0")),
@@ -382,7 +418,8 @@ def _cell(group: Group, units: _Units, templates: Mapping[str, Group]) -> Cell:
         state=flop.arguments[0] if flop else None,
         state_inverted=flop.arguments[1] if flop and len(flop.arguments) > 1 else None,
         is_latch=latch is not None,
-        plain_flop=plain,
+        plain_flop=simple and not resets,
+        reset_flop=simple and resets,
         dont_use=group.attributes.get("dont_use", "false").strip() == "true",
     )
 
@@ -410,9 +447,17 @@ def _pin(name: str, group: Group, units: _Units, templates: Mapping[str, Group])
     return Pin(
         name=name,
         direction=group.attributes.get("direction", ""),
-        capacitance_ff=float(group.attributes.get("capacitance", "0")) * units.capacitance_ff,
+        capacitance_ff=_capacitance(group) * units.capacitance_ff,
         function=group.attributes.get("function"),
         clock=group.attributes.get("clock", "false").strip() == "true",
         arcs=tuple(arcs),
         energy=tuple(energy),
     )
+
+
+def _capacitance(pin: Group) -> float:
+    """A pin's one capacitance, or the mean of its rising and falling ones."""
+    if "capacitance" in pin.attributes:
+        return float(pin.attributes["capacitance"])
+    both = [float(pin.attributes.get(f"{edge}_capacitance", "0")) for edge in ("rise", "fall")]
+    return sum(both) / 2

@@ -3,11 +3,16 @@
 Yosys joins the unit (as Verilog, or as mapped gates with the cells' functions from the
 Liberty file) and its model in a miter, and a SAT solver shows by temporal induction that no
 input sequence whatever makes them differ once ``clear`` was given for one clock cycle.
+
+Adder trees are too much for that at once. For them ABC finds, by induction too, the signals
+within unit and model that always agree (van Eijk, IEEE TCAD 19(7), 2000), and merges them: if
+nothing is left of the miter but a constant, it is proved.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from studentfloat.errors import FailureError
-from studentfloat.hardware.golden import lane_model, mac_model, sum_model
+from studentfloat.hardware.golden import (
+    lane_model,
+    mac_model,
+    sum_model,
+    valid_code,
+    valid_terms,
+)
 from studentfloat.hardware.liberty import Library
+from studentfloat.hardware.multipliers import product_range
 from studentfloat.hardware.netlist import Net, Netlist
 from studentfloat.hardware.simulation import Words, pack, settle, unpack
 from studentfloat.hardware.synthesis import read_cells, write_library
 from studentfloat.hardware.units import Unit
-from studentfloat.hardware.verilog import module
-from studentfloat.hardware.yosys import run_yosys
+from studentfloat.hardware.verilog import Port, literal, module, signed_literal, vector
+from studentfloat.hardware.yosys import run_abc, run_yosys
 
 __all__ = ["Proof", "prove_lane", "prove_lane_exhaustively", "prove_sum", "prove_unit"]
 
 DEFAULT_TIMEOUT_S = 60.0
+_PATTERNS_AT_ONCE = 1 << 18
+_MACHINE_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,12 @@ def prove_unit(
     wrong_entry
         A pair of codes whose product the model gets wrong, to see the proof fail.
     """
-    model = mac_model(unit, "model", wrong_entry=wrong_entry)
-    ports = [("a", unit.a.bits), ("b", unit.b.bits)]
-    miter = _sequential_miter(unit, unit.top, ports, ports)
-    text = unit.verilog if verilog is None else verilog
-    return _prove(text, model, miter, library, latency=unit.latency, timeout_s=timeout_s)
+    files = {
+        "unit.v": unit.verilog if verilog is None else verilog,
+        "model.v": mac_model(unit, "model", wrong_entry=wrong_entry),
+        "miter.v": _unit_miter(unit),
+    }
+    return _by_solver(files, library, latency=unit.latency, timeout_s=timeout_s)
 
 
 def prove_lane(
@@ -99,8 +114,12 @@ def prove_lane(
             "end",
         ],
     )
-    text = unit.verilog if verilog is None else verilog
-    return _prove(text, lane_model(unit, "model"), miter, library, latency=0, timeout_s=timeout_s)
+    files = {
+        "unit.v": unit.verilog if verilog is None else verilog,
+        "model.v": lane_model(unit, "model"),
+        "miter.v": miter,
+    }
+    return _by_solver(files, library, latency=0, timeout_s=timeout_s)
 
 
 def prove_sum(
@@ -108,49 +127,56 @@ def prove_sum(
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Proof:  # fmt: skip
     """Prove that adder tree and accumulator add what the lanes give, whatever that is."""
-    addends = [("addends", unit.addend_bits * unit.lanes)]
-    carries = [("carries", unit.lanes)] if unit.has_carry else []
-    miter = _sequential_miter(
-        unit, unit.sum, [*addends, *carries], [*addends, ("carries", unit.lanes)]
-    )
-    text = unit.verilog if verilog is None else verilog
-    return _prove(text, sum_model(unit, "model"), miter, library, latency=1, timeout_s=timeout_s)
+    files = {
+        "unit.v": unit.verilog if verilog is None else verilog,
+        "model.v": sum_model(unit, "model"),
+        "miter.v": _sum_miter(unit),
+        "cleared.v": _cleared(unit),
+    }
+    return _by_correspondence(files, library, timeout_s=timeout_s)
 
 
-def _prove(
-    text: str,
-    model: str,
-    miter: str,
+def _commands(
+    files: Mapping[str, str], top: str, directory: Path, library: Library | None
+) -> list[str]:
+    """Write the files and read them into one flat design of `top`."""
+    for file, content in files.items():
+        (directory / file).write_text(content, encoding="utf-8")
+    cells = []
+    if library is not None:
+        cells = read_cells(write_library(library, directory), functions=True)
+    return [
+        *cells,
+        *(f"read_verilog -formal {file}" for file in files),
+        f"hierarchy -check -top {top}",
+        "proc -norom",
+        "chformal -lower",
+        "flatten",
+        "opt -full",
+        "techmap",
+        "opt -full",
+    ]
+
+
+def _by_solver(
+    files: Mapping[str, str],
     library: Library | None,
     *,
     latency: int,
     timeout_s: float,
+    top: str = "miter",
 ) -> Proof:
     """Let the solver look for a difference; a `latency` of 0 is a circuit without registers."""
     method = "temporal induction (SAT)" if latency else "equivalence (SAT)"
     search = (
         f"-tempinduct -set-at 1 clear 1 -seq {latency} -maxsteps {latency + 4}" if latency else ""
     )
+    seconds = max(1, round(timeout_s))
     with tempfile.TemporaryDirectory(prefix="studentfloat-") as name:
         directory = Path(name)
-        for file, content in (("unit.v", text), ("model.v", model), ("miter.v", miter)):
-            (directory / file).write_text(content, encoding="utf-8")
-        cells = []
-        if library is not None:
-            cells = read_cells(write_library(library, directory), functions=True)
         commands = [
-            *cells,
-            "read_verilog unit.v",
-            "read_verilog model.v",
-            "read_verilog -formal miter.v",
-            "hierarchy -check -top miter",
-            "proc -norom",
-            "chformal -lower",
-            "flatten",
-            "opt -full",
-            "techmap",
-            "opt -full",
-            f"sat {search} -set-assumes -prove-asserts -timeout {max(1, round(timeout_s))} miter",
+            *_commands(files, top, directory, library),
+            f"sat {search} -set-assumes -prove-asserts -timeout {seconds} {top}",
         ]
         try:
             said = run_yosys(commands, directory, timeout_s * 4 + 60)
@@ -163,31 +189,134 @@ def _prove(
     return Proof(False, method, "the solver did not finish")
 
 
-def _sequential_miter(
-    unit: Unit, top: str, ports: list[tuple[str, int]], model_ports: list[tuple[str, int]]
-) -> str:
-    """Join a unit and its model: assume valid inputs, assert equal accumulators."""
+def _by_correspondence(
+    files: Mapping[str, str], library: Library | None, *, timeout_s: float
+) -> Proof:
+    """Merge what always agrees, from accumulators of zero on; and prove that clear makes zero."""
+    method = "induction on corresponding signals (ABC)"
+    with tempfile.TemporaryDirectory(prefix="studentfloat-") as name:
+        directory = Path(name)
+        commands = [
+            *_commands(files, "miter", directory, library),
+            "dffunmap",
+            "aigmap",
+            "opt_clean",
+            "setundef -init -zero",
+            "write_aiger miter.aig",
+        ]
+        try:
+            run_yosys(commands, directory, timeout_s + 60)
+            merge = ["read_aiger miter.aig", "strash", "scorr", "dc2", "write_aiger merged.aig"]
+            run_abc(merge, directory, timeout_s)
+            merged = (directory / "merged.aig").read_bytes()
+            constant = _is_always_zero(merged)
+            differs = not constant and "was asserted" in run_abc(
+                ["read_aiger miter.aig", "bmc3 -F 8 -T 10"], directory, timeout_s
+            )
+        except (FailureError, OSError) as error:
+            return Proof(False, method, str(error))
+    if not constant:
+        detail = "the unit and its model differ" if differs else "signals are left that may differ"
+        return Proof(False, method, detail)
+    cleared = _by_solver(files, library, latency=1, timeout_s=timeout_s, top="cleared")
+    return Proof(True, method) if cleared.proved else cleared
+
+
+def _is_always_zero(aiger: bytes) -> bool:
+    """Whether a binary AIGER file is of one output that is the constant 0.
+
+    The header is ``aig M I L O A``, then a line for each output.
+    """
+    header, _, rest = aiger.partition(b"\n")
+    words = header.split()
+    nothing_left = words[:1] == [b"aig"] and words[3:6] == [b"0", b"1", b"0"]
+    return nothing_left and rest.partition(b"\n")[0] == b"0"
+
+
+def _unit_miter(unit: Unit) -> str:
+    """Join a unit and its model: codes that stand for no number are replaced by one that does."""
     width = unit.accumulator_bits
-    pins, model_pins = (
-        ", ".join(f".{name}({name})" for name in ("clk", "clear", *(name for name, _ in p)))
-        for p in (ports, model_ports)
-    )
+    lines = [f"wire signed [{width - 1}:0] actual, expected;"]
+    for side, operand in (("a", unit.a), ("b", unit.b)):
+        some = literal(operand.valid[0], operand.bits)
+        lines.append(
+            f"wire {vector(operand.bits)}{side}_used = "
+            f"{valid_code(operand, side)} ? {side} : {some};"
+        )
+    pins = ".clk(clk), .clear(clear), .a(a_used), .b(b_used)"
     return module(
         "miter",
         [
             ("input wire", "clk", 1),
             ("input wire", "clear", 1),
-            *(("input wire", name, size) for name, size in model_ports),
+            ("input wire", "a", unit.a.bits),
+            ("input wire", "b", unit.b.bits),
         ],
         [
+            *lines,
+            f"{unit.top} unit ({pins}, .acc(actual));",
+            f"model model ({pins}, .acc(expected));",
+            "always @* assert (actual == expected);",
+        ],
+    )
+
+
+def _sum_ports(unit: Unit) -> list[Port]:
+    return [
+        ("input wire", "clk", 1),
+        ("input wire", "clear", 1),
+        ("input wire", "addends", unit.addend_bits * unit.lanes),
+        ("input wire", "carries", unit.lanes),
+    ]
+
+
+def _sum_pins(unit: Unit, addends: str, carries: str) -> str:
+    pins = f".clk(clk), .clear(clear), .addends({addends})"
+    return pins + (f", .carries({carries})" if unit.has_carry else "")
+
+
+def _sum_miter(unit: Unit) -> str:
+    """Join a sum and its model: terms that are no product are replaced by one that is."""
+    width, bits = unit.accumulator_bits, unit.addend_bits
+    low, high = product_range(unit.a, unit.b)
+    some = signed_literal(max(low, min(high, 0)), bits)
+    vectors = range(unit.lanes)
+    # With one lane `carries` is no vector, so that it has no bit 0.
+    inside = [line.replace("carries[0]", "carries") for line in valid_terms(unit)]
+    return module(
+        "miter",
+        [*_sum_ports(unit), ("output wire", "differ", 1)],
+        [
             f"wire signed [{width - 1}:0] actual, expected;",
-            "wire valid;",
-            f"{top} unit ({pins}, .acc(actual));",
-            f"model model ({model_pins}, .acc(expected), .valid(valid));",
-            "always @* begin",
-            "    assume (valid);",
-            "    assert (actual == expected);",
-            "end",
+            *(inside if unit.lanes == 1 else valid_terms(unit)),
+            f"wire [{bits * unit.lanes - 1}:0] addends_used;",
+            f"wire {vector(unit.lanes)}carries_used;",
+            *(
+                f"assign addends_used[{i * bits} +: {bits}] = valid{i} ? addend{i} : {some};"
+                for i in vectors
+            ),
+            "assign carries_used = carries & {"
+            + ", ".join(f"valid{i}" for i in reversed(vectors))
+            + "};",
+            f"{unit.sum} unit ({_sum_pins(unit, 'addends_used', 'carries_used')}, .acc(actual));",
+            "model model (.clk(clk), .clear(clear), .addends(addends_used), "
+            ".carries(carries_used), .acc(expected));",
+            "assign differ = actual != expected;",
+        ],
+    )
+
+
+def _cleared(unit: Unit) -> str:
+    """From whatever state: after a cycle of ``clear`` the accumulator is zero."""
+    return module(
+        "cleared",
+        _sum_ports(unit),
+        [
+            f"wire {vector(unit.accumulator_bits)}actual;",
+            "reg was_cleared;",
+            "always @(posedge clk) was_cleared <= clear;",
+            f"{unit.sum} unit ({_sum_pins(unit, 'addends', 'carries')}, .acc(actual));",
+            "always @* assert (!was_cleared || actual == 0);",
         ],
     )
 
@@ -198,38 +327,51 @@ def prove_lane_exhaustively(unit: Unit, lane: Netlist) -> Proof:
     A lane has no registers, so that is a proof; for codes too wide for the solver.
     """
     method = "all pairs of codes (gate-level simulation)"
-    pairs = [(x, y) for x in unit.a.valid for y in unit.b.valid]
-    padded = pairs + pairs[:1] * (-len(pairs) % 64)
-    codes = np.array(padded, dtype=np.int64).T
+    widest = max(map(abs, product_range(unit.a, unit.b))).bit_length()
+    if widest > _MACHINE_BITS:
+        return Proof(False, method, f"products of {widest} bits, of which {_MACHINE_BITS} fit")
+    side_a, side_b = (np.array(operand.valid, dtype=np.int64) for operand in (unit.a, unit.b))
+    values_b = np.array([unit.b.integers[code] for code in unit.b.valid], dtype=np.int64)
+    rows = max(1, _PATTERNS_AT_ONCE // side_b.size)
+    for start in range(0, side_a.size, rows):
+        part = side_a[start : start + rows]
+        values_a = np.array([unit.a.integers[code] for code in part], dtype=np.int64)
+        x, y = np.repeat(part, side_b.size), np.tile(side_b, part.size)
+        expected = np.outer(values_a, values_b).ravel()
+        wrong = _first_wrong(unit, lane, x, y, expected)
+        if wrong is not None:
+            return Proof(False, method, f"codes {x[wrong]} and {y[wrong]} give a wrong product")
+    return Proof(True, method)
+
+
+def _first_wrong(
+    unit: Unit,
+    lane: Netlist,
+    codes_a: npt.NDArray[np.int64],
+    codes_b: npt.NDArray[np.int64],
+    expected: npt.NDArray[np.int64],
+) -> int | None:
+    """Index of the first pair of codes whose addend and carry are not its product."""
+    count = expected.size
+    padding = -count % 64
     sources: dict[Net, Words] = {}
-    for port, column, operand in (("a", codes[0], unit.a), ("b", codes[1], unit.b)):
-        bits = (column[None] >> np.arange(operand.bits)[:, None] & 1).astype(bool)
+    for port, codes, operand in (("a", codes_a, unit.a), ("b", codes_b, unit.b)):
+        padded = np.pad(codes, (0, padding), mode="edge")
+        bits = (padded[None] >> np.arange(operand.bits)[:, None] & 1).astype(bool)
         sources |= dict(zip(lane.inputs[port], pack(bits), strict=True))
     nets = settle(lane, sources)
-    words = codes.shape[1] // 64
-    zero = np.zeros(words, dtype=np.uint64)
+    zero = np.zeros((count + padding) // 64, dtype=np.uint64)
     constants = {"0": zero, "x": zero, "1": ~zero}
 
     def port_bits(name: str) -> list[npt.NDArray[np.bool_]]:
         return [
-            unpack(constants[net] if isinstance(net, str) else nets[net])
+            unpack(constants[net] if isinstance(net, str) else nets[net])[:count]
             for net in lane.outputs[name]
         ]
 
-    carry = port_bits("carry")[0] if unit.has_carry else np.zeros(codes.shape[1], dtype=bool)
-    expected = [_product(unit, x, y) for x, y in padded]
-    expected = [value - int(one) for value, one in zip(expected, carry, strict=True)]
+    if unit.has_carry:
+        expected = expected - port_bits("carry")[0]
+    wrong = np.zeros(count, dtype=bool)
     for position, actual in enumerate(port_bits("addend")):
-        bits_expected = np.array([value >> position & 1 for value in expected], dtype=bool)
-        wrong = np.flatnonzero(actual != bits_expected)
-        if wrong.size:
-            x, y = padded[int(wrong[0])]
-            return Proof(False, method, f"codes {x} and {y} give a wrong product")
-    return Proof(True, method)
-
-
-def _product(unit: Unit, code_a: int, code_b: int) -> int:
-    x, y = unit.a.integers[code_a], unit.b.integers[code_b]
-    assert x is not None
-    assert y is not None
-    return x * y
+        wrong |= actual != (expected >> min(position, 63) & 1).astype(bool)
+    return int(wrong.argmax()) if wrong.any() else None

@@ -6,7 +6,12 @@ import io
 import json
 from collections.abc import Sequence
 
-from studentfloat.hardware.records import AccumulatorPoint, HardwareTable, SweepPoint
+from studentfloat.hardware.records import (
+    AccumulatorPoint,
+    HardwareCost,
+    HardwareTable,
+    SweepPoint,
+)
 from studentfloat.hardware.studies import ChipShares, chip_overhead
 from studentfloat.records import record_to_json
 
@@ -46,6 +51,7 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
     unit = _UNITS.get(table.area_unit, table.area_unit)
     rows = []
     of_macs = table.unit != "dequantizer"
+    real = any(cost.energy_real_fj is not None for cost in table.formats)
     ranked = sorted(table.formats, key=lambda cost: cost.area)
     for cost in ranked:
         relative = cost.area_relative_to_int4
@@ -62,7 +68,8 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
                 else f"{chip_overhead(relative, shares):+.2%}",
                 " ".join(f"{part:.0f}" for part in parts),
                 f"{cost.delay_ns:.3f}",
-                "" if cost.energy_fj is None else f"{cost.energy_fj:.0f}",
+                "" if cost.energy_fj is None else _energy(cost),
+                *([] if not real else [_number(cost.energy_real_fj)]),
                 "" if cost.accumulator_bits is None else str(cost.accumulator_bits),
                 cost.architecture,
                 "yes" if cost.proved else f"NO: {cost.proof}",
@@ -72,14 +79,30 @@ def table_text(table: HardwareTable, shares: ChipShares | None = None) -> str:
     if table.activations:
         head += f", activations {table.activations}"
     if of_macs:
-        head += f", accumulator for dot products of {table.dot_length}"
+        head += (
+            f", accumulator for dot products of {table.dot_length}"
+            if table.accumulator_bits is None
+            else f", accumulator of {table.accumulator_bits} bits that would {table.overflow}"
+        )
     columns = ["format", f"area {unit}", "spread", "of int4", "die", "dec mul add reg", "delay ns",
-               "energy fJ", "acc bits", "architecture", "proved"]  # fmt: skip
+               "energy fJ", *(["real codes"] if real else []),
+               "acc bits", "architecture", "proved"]  # fmt: skip
     chosen = shares or ChipShares()
     notes = list(table.notes)
+    if real:
+        notes.append(f"energy fJ: on uniform codes; real codes: on those of {table.codes}")
     if of_macs:
         notes.append(f"die: overhead over int4 if MACs take {chosen.mac:.0%} of it")
     return f"{head}\n{_render(columns, rows)}" + "".join(f"  {note}\n" for note in notes)
+
+
+def _energy(cost: HardwareCost) -> str:
+    spread = "" if cost.energy_spread_fj is None else f" ±{cost.energy_spread_fj:.0f}"
+    return f"{cost.energy_fj:.0f}{spread}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def sweep_text(points: Sequence[SweepPoint]) -> str:
@@ -92,26 +115,48 @@ def sweep_text(points: Sequence[SweepPoint]) -> str:
             f"{point.delay_ns:.3f}",
             "met" if point.met else "not met: the fastest",
             point.architecture,
+            "yes" if point.proved else f"NO: {point.proof}",
         ]
         for point in points
     ]
     unit = _UNITS.get(points[0].area_unit, points[0].area_unit) if points else ""
-    columns = ["format", "target ns", f"area {unit}", "delay ns", "target", "architecture"]
+    columns = [
+        "format",
+        "target ns",
+        f"area {unit}",
+        "delay ns",
+        "target",
+        "architecture",
+        "proved",
+    ]
     return _render(columns, rows)
 
 
 def accumulator_text(points: Sequence[AccumulatorPoint]) -> str:
-    """Area and accumulator width for each dot length."""
+    """Area and share of overflows for each dot length and accumulator width."""
     rows = [
         [
             point.format,
             str(point.dot_length),
-            str(point.exact_bits),
-            str(point.typical_bits),
+            str(point.accumulator_bits),
+            "exact" if point.accumulator_bits >= point.exact_bits else point.overflow,
+            _share(point),
             f"{point.area:.1f}",
+            f"±{point.area_spread:.1f}",
+            "yes" if point.proved else "NO",
         ]
         for point in points
     ]
     unit = _UNITS.get(points[0].area_unit, points[0].area_unit) if points else ""
-    columns = ["format", "dot length", "exact bits", "six-sigma bits", f"area {unit}"]
-    return _render(columns, rows)
+    columns = ["format", "dot length", "acc bits", "", "overflows", f"area {unit}", "spread",
+               "proved"]  # fmt: skip
+    codes = sorted({point.codes for point in points})
+    return f"{_render(columns, rows)}  overflows: of dot products of codes: {', '.join(codes)}\n"
+
+
+def _share(point: AccumulatorPoint) -> str:
+    if point.accumulator_bits >= point.exact_bits:
+        return "never"
+    if not point.overflow_share:
+        return f"0 of {point.draws}"
+    return f"{point.overflow_share:.2%}"

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
 
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format
+from studentfloat.hardware.cache import ContentCache, content_key, library_digest
 from studentfloat.hardware.cost import Progress, load_library
 from studentfloat.hardware.decoders import UnavailableError
+from studentfloat.hardware.energy import code_pairs
+from studentfloat.hardware.generic_library import generic_liberty
 from studentfloat.hardware.liberty import Library
 from studentfloat.hardware.multipliers import ARCHITECTURES
 from studentfloat.hardware.operands import Operand, resolve_operand
+from studentfloat.hardware.overflow import draw_dot_products
+from studentfloat.hardware.proof import Proof
 from studentfloat.hardware.records import AccumulatorPoint, SweepPoint
-from studentfloat.hardware.synthesis import AREA_RECIPES, Recipe, speed_recipes, synthesize
+from studentfloat.hardware.rows import METHOD_VERSION, kept_modules, prove_result
+from studentfloat.hardware.synthesis import (
+    AREA_RECIPES,
+    Recipe,
+    SynthesisResult,
+    speed_recipes,
+    synthesize,
+)
 from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, Unit, accumulator_width, mac
+from studentfloat.hardware.yosys import yosys_version
 
 __all__ = [
     "MAC_SHARE",
@@ -78,6 +95,55 @@ def chip_overhead(
     return chosen.mac * (relative_area - 1) + chosen.sram * (relative_bits - 1)
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What all points of a study share."""
+
+    library: Library
+    activations: str | Format | None
+    prove: bool
+    cache: ContentCache | None
+
+    @classmethod
+    def of(
+        cls,
+        library: Library | None,
+        activations: str | Format | None,
+        prove: bool,
+        cache: ContentCache | None,
+        use_cache: bool,
+    ) -> _Frame:
+        chosen = (cache or ContentCache()) if use_cache else None
+        return cls(load_library(library), activations, prove, chosen)
+
+    def operands(self, number_format: Format | str) -> tuple[Operand, Operand]:
+        a = resolve_operand(number_format)
+        return a, a if self.activations is None else resolve_operand(self.activations)
+
+    def cached(self, what: str, make: Callable[[], Any], **parts: Any) -> Any:
+        """What `make` gives (JSON data), from the cache where all parts agree."""
+        library = self.library
+        key = content_key(
+            method=METHOD_VERSION,
+            study=what,
+            library=library_digest(library.files, generic_liberty()),
+            prove=self.prove,
+            tool=yosys_version(),
+            **parts,
+        )
+        known = self.cache.get(key) if self.cache else None
+        if known is None:
+            known = make()
+            if self.cache:
+                self.cache.put(key, known)
+        return known
+
+    def proof(self, unit: Unit, result: SynthesisResult) -> Proof:
+        if not self.prove:
+            return Proof(False, "", "not asked for")
+        return prove_result(unit, result, self.library)
+
+
 def _architectures(a: Operand, b: Operand, dot_length: int) -> list[Unit]:
     units = []
     for architecture in ARCHITECTURES:
@@ -93,6 +159,9 @@ def sweep(
     activations: str | Format | None = None,
     dot_length: int = 128,
     library: Library | None = None,
+    prove: bool = True,
+    cache: ContentCache | None = None,
+    use_cache: bool = True,
 ) -> list[SweepPoint]:
     """Smallest MAC that reaches each clock target, over all architectures and speed recipes.
 
@@ -100,76 +169,174 @@ def sweep(
     ----------
     targets_ns
         Clock periods; by default five, from a half of the area-optimal delay up to it.
+    prove
+        Whether to prove the netlist of each point.
 
     Returns
     -------
     list of SweepPoint
         One for each target; where none reaches it, the fastest, with `met` false.
     """
-    read = load_library(library)
-    a = resolve_operand(number_format)
-    b = a if activations is None else resolve_operand(activations)
+    if targets_ns is not None and not all(target > 0 for target in targets_ns):
+        raise ConfigError(f"clock targets {list(targets_ns)}: above 0 ns")
+    frame = _Frame.of(library, activations, prove, cache, use_cache)
+    a, b = frame.operands(number_format)
     units = _architectures(a, b, dot_length)
-    found = [_points(unit, read, AREA_RECIPES) for unit in units]
-    slowest = min((point for points in found for point in points), key=lambda p: p[0])[1]
+    points = frame.cached(
+        "sweep",
+        lambda: [dataclasses.asdict(point) for point in _swept(a, units, targets_ns, frame)],
+        verilog=[unit.verilog for unit in units],
+        targets=targets_ns,
+    )
+    return [SweepPoint(**point) for point in points]
+
+
+def _swept(
+    a: Operand, units: Sequence[Unit], targets_ns: Sequence[float] | None, frame: _Frame
+) -> list[SweepPoint]:
+    found = [_points(unit, frame.library, AREA_RECIPES) for unit in units]
+    slowest = min((point for points in found for point in points), key=_area_of).delay
     targets = list(targets_ns or (slowest * share for share in (1.0, 0.85, 0.7, 0.6, 0.5)))
-    if not all(target > 0 for target in targets):
-        raise ConfigError(f"clock targets {targets}: above 0 ns")
     # The flat tables are large and slow: what is far behind in area and delay cannot win.
-    least = min(points[0][0] for points in found)
-    entries: list[tuple[float, float, str]] = []
+    least = min(points[0].area for points in found)
+    entries: list[_Point] = []
     for unit, points in zip(units, found, strict=True):
-        if points[0][0] > 1.6 * least:
+        if points[0].area > 1.6 * least:
             continue
         recipes = [recipe for target in targets for recipe in speed_recipes(target)]
-        every = [*points, *_points(unit, read, recipes)]
-        entries += [(area, delay, unit.architecture) for area, delay in every]
+        entries += [*points, *_points(unit, frame.library, recipes)]
     results = []
+    proofs: dict[int, Proof] = {}
     for target in targets:
-        meeting = [entry for entry in entries if entry[1] <= target]
-        fallback = min(entries, key=lambda entry: entry[1])
-        area, delay, architecture = min(meeting) if meeting else fallback
+        meeting = [entry for entry in entries if entry.delay <= target]
+        fallback = min(entries, key=lambda entry: entry.delay)
+        best = min(meeting, key=_area_of) if meeting else fallback
+        if id(best) not in proofs:
+            proofs[id(best)] = frame.proof(best.unit, best.result)
+        proof = proofs[id(best)]
         results.append(
-            SweepPoint(a.name, architecture, target, area, read.area_unit, delay, bool(meeting))
+            SweepPoint(
+                format=a.name,
+                architecture=best.unit.architecture,
+                target_ns=target,
+                area=best.area,
+                area_unit=frame.library.area_unit,
+                delay_ns=best.delay,
+                met=bool(meeting),
+                proved=proof.proved,
+                proof=proof.method if proof.proved else proof.detail,
+            )
         )
     return results
 
 
-def _points(unit: Unit, library: Library, recipes: Sequence[Recipe]) -> list[tuple[float, float]]:
-    results = synthesize(unit.verilog, unit.top, library, recipes)
-    return [(r.netlist.area, analyze_timing(r.netlist).delay_ns) for r in results]
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """One architecture by one recipe."""
+
+    area: float
+    delay: float
+    unit: Unit
+    result: SynthesisResult
+
+
+def _area_of(point: _Point) -> float:
+    return point.area
+
+
+def _points(unit: Unit, library: Library, recipes: Sequence[Recipe]) -> list[_Point]:
+    results = synthesize(unit.verilog, unit.top, library, recipes, keep=kept_modules(unit))
+    return [_Point(r.netlist.area, analyze_timing(r.netlist).delay_ns, unit, r) for r in results]
 
 
 def accumulator_study(
     number_format: Format | str,
-    dot_lengths: Sequence[int] = (1, 16, 128, 1024, 8192),
+    dot_lengths: Sequence[int] = (16, 128, 1024),
     *,
     activations: str | Format | None = None,
+    pairs: npt.ArrayLike | None = None,
+    codes: str = "uniform",
     library: Library | None = None,
+    prove: bool = True,
+    cache: ContentCache | None = None,
+    use_cache: bool = True,
 ) -> list[AccumulatorPoint]:
-    """Area of the smallest MAC as the dot product that its accumulator holds grows.
+    """Area of a MAC by the width of its accumulator, and how often that overflows.
 
-    The width is exact: it never saturates and never wraps. Beside it stands the width that holds
-    six standard deviations of a dot product of uniform, independent codes (two cases in a
-    billion lie outside, for a normal law): what a saturating accumulator could get by with.
+    For each length of a dot product three widths: the exact one, which never overflows; the
+    least that saturated in none of the dot products drawn; and two bits less.
+
+    Parameters
+    ----------
+    pairs, codes
+        How often each pair of codes meets, of shape ``(2**bits, 2**activation bits)``, and of
+        what that is; by default uniform.
     """
-    read = load_library(library)
-    a = resolve_operand(number_format)
-    b = a if activations is None else resolve_operand(activations)
-    best = min(
-        _architectures(a, b, DEFAULT_DOT_LENGTH),
-        key=lambda unit: _points(unit, read, AREA_RECIPES[:1])[0][0],
+    frame = _Frame.of(library, activations, prove, cache, use_cache)
+    a, b = frame.operands(number_format)
+    counts = code_pairs(a, b, pairs)
+    best = frame.cached(
+        "best architecture",
+        lambda: _best_architecture(a, b, frame.library),
+        verilog=[unit.verilog for unit in _architectures(a, b, DEFAULT_DOT_LENGTH)],
     )
     points = []
     for length in dot_lengths:
-        unit = mac(a, b, best.architecture, length)
-        area = min(area for area, _ in _points(unit, read, AREA_RECIPES))
-        exact, typical = accumulator_width(a, b, length), _typical_width(a, b, length)
-        points.append(AccumulatorPoint(a.name, length, exact, typical, area, read.area_unit))
+        exact = accumulator_width(a, b, length)
+        drawn = draw_dot_products(a, b, length, counts)
+        least = _least_width(a, b, best)
+        quiet = min(exact, max(least, drawn.least_bits("saturate")))
+        narrow = max(least, quiet - 2)
+        for width, overflow in dict.fromkeys(
+            [(exact, "wrap"), (quiet, "saturate"), (narrow, "saturate")]
+        ):
+            if overflow == "saturate" and width >= exact:
+                continue  # it never would
+            unit = mac(a, b, best, length, accumulator_bits=width, overflow=overflow)
+            measured = _measured_mac(unit, frame)
+            points.append(
+                AccumulatorPoint(
+                    format=a.name,
+                    dot_length=length,
+                    exact_bits=exact,
+                    accumulator_bits=width,
+                    overflow=overflow,
+                    overflow_share=drawn.overflow_share(width, overflow),
+                    draws=drawn.draws,
+                    codes=codes if pairs is not None else "uniform",
+                    area_unit=frame.library.area_unit,
+                    **measured,
+                )
+            )
     return points
 
 
-_STANDARD_DEVIATIONS = 6.0
+def _best_architecture(a: Operand, b: Operand, library: Library) -> str:
+    units = _architectures(a, b, DEFAULT_DOT_LENGTH)
+    best = min(units, key=lambda unit: _points(unit, library, AREA_RECIPES[:1])[0].area)
+    return best.architecture
+
+
+def _least_width(a: Operand, b: Operand, architecture: str) -> int:
+    """Least width of an accumulator that such a MAC can be built with."""
+    return mac(a, b, architecture, 1).addend_bits
+
+
+def _measured_mac(unit: Unit, frame: _Frame) -> dict[str, Any]:
+    """Area, its spread over recipes, and whether the smallest netlist was proved."""
+
+    def make() -> dict[str, Any]:
+        points = _points(unit, frame.library, AREA_RECIPES)
+        areas = [point.area for point in points]
+        best = min(points, key=_area_of)
+        return {
+            "area": best.area,
+            "area_spread": (max(areas) - min(areas)) / 2,
+            "proved": frame.proof(unit, best.result).proved,
+        }
+
+    measured: dict[str, Any] = frame.cached("accumulator", make, verilog=unit.verilog)
+    return measured
 
 
 def sweep_all(
@@ -177,6 +344,8 @@ def sweep_all(
     *,
     activations: str | Format | None = None,
     library: Library | None = None,
+    prove: bool = True,
+    use_cache: bool = True,
     progress: Progress | None = None,
 ) -> list[SweepPoint]:
     """:func:`sweep` of several formats."""
@@ -184,7 +353,13 @@ def sweep_all(
     for i, number_format in enumerate(formats):
         if progress:
             progress(i / len(formats), f"clock targets of {number_format.name}")
-        points += sweep(number_format, activations=activations, library=library)
+        points += sweep(
+            number_format,
+            activations=activations,
+            library=library,
+            prove=prove,
+            use_cache=use_cache,
+        )
     return points
 
 
@@ -192,26 +367,25 @@ def accumulators_all(
     formats: Sequence[Format],
     *,
     activations: str | Format | None = None,
+    code_histograms: Mapping[str, npt.ArrayLike] | None = None,
+    codes: str = "uniform",
     library: Library | None = None,
+    prove: bool = True,
+    use_cache: bool = True,
     progress: Progress | None = None,
 ) -> list[AccumulatorPoint]:
-    """:func:`accumulator_study` of several formats."""
+    """:func:`accumulator_study` of several formats; histograms by their names."""
     points = []
     for i, number_format in enumerate(formats):
         if progress:
             progress(i / len(formats), f"accumulators of {number_format.name}")
-        points += accumulator_study(number_format, activations=activations, library=library)
+        points += accumulator_study(
+            number_format,
+            activations=activations,
+            pairs=(code_histograms or {}).get(number_format.name),
+            codes=codes,
+            library=library,
+            prove=prove,
+            use_cache=use_cache,
+        )
     return points
-
-
-def _typical_width(a: Operand, b: Operand, dot_length: int) -> int:
-    def moments(operand: Operand) -> tuple[float, float]:
-        values = [float(v) for v in operand.numbers]
-        return sum(values) / len(values), sum(v * v for v in values) / len(values)
-
-    (mean_a, square_a), (mean_b, square_b) = moments(a), moments(b)
-    mean = mean_a * mean_b
-    deviation = (max(0.0, square_a * square_b - mean**2) * dot_length) ** 0.5
-    reach = abs(mean) * dot_length + _STANDARD_DEVIATIONS * deviation
-    exact = accumulator_width(a, b, dot_length)
-    return min(exact, int(reach).bit_length() + 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studentfloat.hardware.generic_library import generic_liberty
-from studentfloat.hardware.liberty import Library, library_from_groups, parse_liberty
+from studentfloat.hardware.liberty import Library, liberty_text, library_from_groups, parse_liberty
 from studentfloat.hardware.netlist import Netlist, netlist_from_json
 from studentfloat.hardware.yosys import run_yosys
 
@@ -113,12 +113,20 @@ def generic_library() -> Library:
 
 
 def write_library(library: Library, directory: Path) -> tuple[Path, ...]:
-    """Paths of the Liberty files; the built-in library is written to `directory`."""
+    """Paths of the Liberty files; what is built in or packed is written to `directory`."""
     if library.files:
-        return library.files
+        return tuple(_unpacked(path, directory) for path in library.files)
     path = directory / "generic.lib"
     path.write_text(generic_liberty(), encoding="utf-8")
     return (path,)
+
+
+def _unpacked(path: Path, directory: Path) -> Path:
+    if path.suffix != ".gz":
+        return path
+    target = directory / path.stem
+    target.write_text(liberty_text(path), encoding="utf-8")
+    return target
 
 
 def library_options(library: Library, paths: Sequence[Path]) -> str:
@@ -129,7 +137,7 @@ def library_options(library: Library, paths: Sequence[Path]) -> str:
 
 def read_cells(paths: Sequence[Path], *, functions: bool = False) -> list[str]:
     """Make the cells known: as boxes, or with their functions for a proof."""
-    kind = "-ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch -ignore_buses"
+    kind = "-overwrite -ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch -ignore_buses"
     return [f'read_liberty {"" if functions else "-lib "}{kind} "{path}"' for path in paths]
 
 

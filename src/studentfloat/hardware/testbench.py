@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from studentfloat.errors import FailureError, MissingDependencyError
+from studentfloat.hardware.golden import saturated
 from studentfloat.hardware.operands import Operand
 from studentfloat.hardware.units import Unit
 from studentfloat.hardware.verilog import vector
@@ -60,6 +61,8 @@ def _sums(unit: Unit, pairs: list[tuple[int, int]], cycles: int) -> list[Vector]
             vectors.append(Vector(True, a, b, 0))
             total = 0
         total += _dot(unit, a, b)
+        if unit.saturates:
+            total = saturated(total, unit.accumulator_bits)
         vectors.append(Vector(False, a, b, total))
     return vectors
 

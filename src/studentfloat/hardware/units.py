@@ -16,6 +16,7 @@ from studentfloat.hardware.verilog import Port, module, vector
 
 __all__ = [
     "DEFAULT_DOT_LENGTH",
+    "OVERFLOWS",
     "Unit",
     "accumulator_width",
     "dot",
@@ -24,6 +25,10 @@ __all__ = [
 ]
 
 DEFAULT_DOT_LENGTH = 128
+OVERFLOWS = ("wrap", "saturate")
+"""What an accumulator does with a sum that it cannot hold: drop its highest bits, or take the
+nearest number that it holds."""
+
 _LONGEST_DOT = 1 << 20
 _MOST_LANES = 256
 _MOST_ELEMENTS = 64 * 64
@@ -53,6 +58,8 @@ class Unit:
         Width of a lane's output.
     accumulator_bits
         Width of the accumulator; by default it holds every dot product of `dot_length` terms.
+    overflow
+        Of :data:`OVERFLOWS`, where the accumulator is narrower than that.
     lanes
         Products per clock cycle.
     latency
@@ -72,6 +79,12 @@ class Unit:
     dot_length: int
     lanes: int = 1
     latency: int = 1
+    overflow: str = "wrap"
+
+    @property
+    def saturates(self) -> bool:
+        """Whether it takes the nearest number that it holds for one that it cannot."""
+        return self.overflow == "saturate"
 
     @property
     def architecture(self) -> str:
@@ -97,7 +110,9 @@ def mac(
     b: Operand,
     architecture: str,
     dot_length: int = DEFAULT_DOT_LENGTH,
+    *,
     accumulator_bits: int | None = None,
+    overflow: str = "wrap",
 ) -> Unit:
     """Multiply-accumulate: one product joins an exact accumulator each clock cycle.
 
@@ -106,7 +121,9 @@ def mac(
     dot_length
         Terms that the accumulator holds without overflow.
     accumulator_bits
-        A width of the accumulator's own; where that is too narrow, it wraps around.
+        A width of the accumulator's own.
+    overflow
+        What happens where that is too narrow: of :data:`OVERFLOWS`.
 
     Raises
     ------
@@ -121,6 +138,7 @@ def mac(
         lanes=1,
         dot_length=dot_length,
         accumulator_bits=accumulator_bits,
+        overflow=overflow,
     )
 
 
@@ -130,12 +148,22 @@ def dot(
     architecture: str,
     lanes: int = 16,
     dot_length: int = DEFAULT_DOT_LENGTH,
+    *,
+    accumulator_bits: int | None = None,
+    overflow: str = "wrap",
 ) -> Unit:
-    """N products each clock cycle, one adder tree, one accumulator."""
+    """N products each clock cycle, one adder tree, one accumulator (as of :func:`mac`)."""
     if not 2 <= lanes <= _MOST_LANES:
         raise ConfigError(f"a dot product of {lanes} lanes: from 2 to {_MOST_LANES}")
     return _lanes_and_sum(
-        f"dot{lanes}", a, b, architecture, lanes=lanes, dot_length=max(dot_length, lanes)
+        f"dot{lanes}",
+        a,
+        b,
+        architecture,
+        lanes=lanes,
+        dot_length=max(dot_length, lanes),
+        accumulator_bits=accumulator_bits,
+        overflow=overflow,
     )
 
 
@@ -148,15 +176,14 @@ def _lanes_and_sum(
     lanes: int,
     dot_length: int,
     accumulator_bits: int | None = None,
+    overflow: str = "wrap",
 ) -> Unit:
     multiplier = build_multiplier(architecture, a, b)
     exact = accumulator_width(a, b, dot_length)
-    width = exact if accumulator_bits is None else accumulator_bits
+    width = _accumulator(
+        multiplier, a, b, lanes=lanes, exact=exact, asked=accumulator_bits, overflow=overflow
+    )
     bits = signed_width(*_addend_range(multiplier, a, b))
-    if not bits <= width <= exact + 64:
-        raise ConfigError(
-            f"an accumulator of {width} bits for {a.name}: from {bits} to {exact + 64}"
-        )
     top = _unit_name(a, b, kind)
     carry = "" if multiplier.signed else ", .carry(carries[i])"
     text = module(
@@ -183,16 +210,39 @@ def _lanes_and_sum(
             + ("" if multiplier.signed else ".carries(carries), ")
             + ".acc(acc));",
         ],
-        comment=_comment(kind, a, b, dot_length, exact=width >= exact),
+        comment=_comment(kind, a, b, dot_length, overflow=None if width >= exact else overflow),
     )
     parts = [
         multiplier.modules,
         _lane_module(f"{top}_lane", multiplier, a, b, bits),
-        _sum_module(f"{top}_sum", multiplier, a, b, lanes=lanes, width=width),
+        _sum_module(f"{top}_sum", multiplier, a, b, lanes=lanes, width=width, overflow=overflow),
         text,
     ]
     return Unit(kind, top, f"{top}_lane", f"{top}_sum", "\n".join(parts), a, b, multiplier,
-                bits, width, dot_length, lanes)  # fmt: skip
+                bits, width, dot_length, lanes, overflow=overflow)  # fmt: skip
+
+
+def _accumulator(
+    multiplier: Multiplier,
+    a: Operand,
+    b: Operand,
+    *,
+    lanes: int,
+    exact: int,
+    asked: int | None,
+    overflow: str,
+) -> int:
+    """Width of the accumulator: the one that was asked for, if it holds one cycle's sum."""
+    if overflow not in OVERFLOWS:
+        raise ConfigError(f"overflow {overflow!r}: {' or '.join(OVERFLOWS)}")
+    if asked is None:
+        return exact
+    least = signed_width(*(end * lanes for end in _addend_range(multiplier, a, b)))
+    if isinstance(asked, bool) or not least <= asked <= exact + 64:
+        raise ConfigError(
+            f"an accumulator of {asked} bits for {a.name}: from {least} to {exact + 64}"
+        )
+    return asked
 
 
 def systolic_array(
@@ -203,6 +253,8 @@ def systolic_array(
     rows: int = 1,
     columns: int = 1,
     dot_length: int = DEFAULT_DOT_LENGTH,
+    accumulator_bits: int | None = None,
+    overflow: str = "wrap",
 ) -> Unit:
     """Output-stationary array of `rows` by `columns` elements, decoders at its edge.
 
@@ -213,7 +265,10 @@ def systolic_array(
     if not (rows >= 1 and columns >= 1 and rows * columns <= _MOST_ELEMENTS):
         raise ConfigError(f"a systolic array of {rows} x {columns}: 1 to {_MOST_ELEMENTS} elements")
     multiplier = build_multiplier(architecture, a, b)
-    width = accumulator_width(a, b, dot_length)
+    exact = accumulator_width(a, b, dot_length)
+    width = _accumulator(
+        multiplier, a, b, lanes=1, exact=exact, asked=accumulator_bits, overflow=overflow
+    )
     bits = signed_width(*_addend_range(multiplier, a, b))
     top = _unit_name(a, b, "systolic")
     sizes = (_taken_bits(multiplier, a, "a"), _taken_bits(multiplier, b, "b"))
@@ -230,16 +285,17 @@ def systolic_array(
         comment=[
             f"Systolic array of {rows} x {columns} elements: {a.name} from the left, {b.name} from",
             "the top, decoded once at the edge. Each element holds its own sum of products.",
+            _reach(dot_length, None if width >= exact else overflow),
         ],
     )
     parts = [
         multiplier.modules,
-        _sum_module(f"{top}_sum", multiplier, a, b, lanes=1, width=width),
+        _sum_module(f"{top}_sum", multiplier, a, b, lanes=1, width=width, overflow=overflow),
         _element_module(top, multiplier, sizes, bits, width),
         text,
     ]
     return Unit("systolic", top, f"{top}_element", f"{top}_sum", "\n".join(parts), a, b,
-                multiplier, bits, width, dot_length, latency=2)  # fmt: skip
+                multiplier, bits, width, dot_length, latency=2, overflow=overflow)  # fmt: skip
 
 
 def _unit_name(a: Operand, b: Operand, kind: str) -> str:
@@ -247,12 +303,20 @@ def _unit_name(a: Operand, b: Operand, kind: str) -> str:
     return identifier(f"{names}_{kind}")
 
 
-def _comment(kind: str, a: Operand, b: Operand, dot_length: int, *, exact: bool) -> list[str]:
+def _reach(dot_length: int, overflow: str | None) -> str:
+    """What the accumulator holds, for a comment; `overflow` is None where it holds everything."""
+    if overflow is None:
+        return f"It holds every dot product of {dot_length} terms."
+    verb = {"wrap": "wraps around", "saturate": "saturates"}[overflow]
+    return f"It {verb}: a dot product of {dot_length} terms can need more bits."
+
+
+def _comment(
+    kind: str, a: Operand, b: Operand, dot_length: int, *, overflow: str | None
+) -> list[str]:
     lines = [
         f"{kind.upper()} of {a.name} and {b.name}; acc counts units of {a.step} x {b.step}.",
-        f"It holds every dot product of {dot_length} terms."
-        if exact
-        else f"It wraps around: a dot product of {dot_length} terms can need more bits.",
+        _reach(dot_length, overflow),
     ]
     if len(a.valid) < len(a.integers) or len(b.valid) < len(b.integers):
         lines.append("Codes that stand for no number (NaN, infinity, unused) must not occur.")
@@ -323,7 +387,14 @@ def _lane_module(name: str, multiplier: Multiplier, a: Operand, b: Operand, bits
 
 
 def _sum_module(
-    name: str, multiplier: Multiplier, a: Operand, b: Operand, *, lanes: int, width: int
+    name: str,
+    multiplier: Multiplier,
+    a: Operand,
+    b: Operand,
+    *,
+    lanes: int,
+    width: int,
+    overflow: str,
 ) -> str:
     """The adder tree and the accumulator; each adder takes one lane's carry."""
     low, high = _addend_range(multiplier, a, b)
@@ -350,14 +421,7 @@ def _sum_module(
         level = following + (level[-1:] if len(level) % 2 else [])
     text, _, size, pending = level[0]
     last = f"carries[{pending}]" if lanes > 1 else "carries"
-    lines += _adder(
-        "total",
-        width,
-        ("acc", width),
-        (text, size),
-        carry=last if has_carry else "",
-        shown="ACC_BITS",
-    )
+    lines += _last_adder((text, size), last if has_carry else "", width, overflow)
     lines.append("always @(posedge clk) acc <= clear ? {ACC_BITS{1'b0}} : total;")
     carry_ports: list[Port] = [("input  wire", "carries", lanes)] if has_carry else []
     return module(
@@ -375,6 +439,20 @@ def _sum_module(
     )
 
 
+def _last_adder(addend: tuple[str, int], carry: str, width: int, overflow: str) -> list[str]:
+    """Add to the accumulator; ``total`` is what it is to hold next."""
+    if overflow == "wrap":
+        return _adder("total", width, ("acc", width), addend, carry=carry, shown="ACC_BITS")
+    wide = "{acc[ACC_BITS-1], acc}", width + 1
+    return [
+        *_adder("exact", width + 1, wide, addend, carry=carry, shown="ACC_BITS+1"),
+        "// Where the two highest bits differ the sum does not fit: take the nearest that does.",
+        "wire overflows = exact[ACC_BITS] ^ exact[ACC_BITS-1];",
+        "wire [ACC_BITS-1:0] nearest = {exact[ACC_BITS], {(ACC_BITS-1){~exact[ACC_BITS]}}};",
+        "wire [ACC_BITS-1:0] total = overflows ? nearest : exact[ACC_BITS-1:0];",
+    ]
+
+
 def _adder(
     name: str,
     size: int,
@@ -386,7 +464,7 @@ def _adder(
 ) -> list[str]:
     """One adder, its width written as a number or as `shown`; a spare low bit takes the carry."""
     shown = shown or str(size)
-    top = "ACC_BITS-1" if shown == "ACC_BITS" else str(size - 1)
+    top = str(size - 1) if shown == str(size) else f"{shown}-1"
     x, y = (_widened(text, bits, size, shown) for text, bits in (left, right))
     if not carry:
         return [f"wire [{top}:0] {name} = {_braced(x)} + {_braced(y)};"]
@@ -410,7 +488,7 @@ def _widened(text: str, bits: int, size: int, shown: str) -> str:
         sign = f"{text[: text.index('[')]}[{start + bits - 1}]"
     else:
         sign = f"{text}[{bits - 1}]" if bits > 1 else text
-    count = f"(ACC_BITS-{bits})" if shown == "ACC_BITS" else str(size - bits)
+    count = str(size - bits) if shown == str(size) else f"({shown}-{bits})"
     return f"{{{count}{{{sign}}}}}, {text}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from studentfloat.errors import FailureError, MissingDependencyError
 
-__all__ = ["run_yosys", "yosys_version"]
+__all__ = ["run_abc", "run_yosys", "yosys_version"]
 
 _WORKER = Path(__file__).with_name("worker.py")
 _OLDEST = (0, 70)  # what it was run with
@@ -65,4 +65,32 @@ def run_yosys(commands: Iterable[str], directory: Path, timeout_s: float = 300.0
         said = re.findall(r"^ERROR: (.*)", done.stdout + "\n" + done.stderr, re.MULTILINE)
         reason = said[-1] if said else f"exit status {done.returncode}"
         raise FailureError(f"Yosys failed: {reason}")
+    return done.stdout
+
+
+def run_abc(commands: Iterable[str], directory: Path, timeout_s: float = 300.0) -> str:
+    """Run commands of the ABC that comes with Yosys, and return what it printed.
+
+    Raises
+    ------
+    FailureError
+        If it is not there, or the time is up.
+    """
+    yosys_version()
+    spec = importlib.util.find_spec("pyosys")
+    program = Path(spec.origin if spec and spec.origin else "").with_name("yosys-abc")
+    try:
+        done = subprocess.run(
+            [str(program), "-q", "; ".join(commands)],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise FailureError(f"ABC took longer than {timeout_s:g} s") from None
+    except OSError as error:
+        raise FailureError(f"cannot run {program}: {error.strerror}") from error
     return done.stdout

@@ -4,6 +4,49 @@ def instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
 def use_instruction_set(name: str) -> bool: ...
 def thread_source() -> str: ...
+def encode(
+    thresholds: int,
+    codes: int,
+    levels: int,
+    bits: int,
+    rule: int,
+    maximum: float,
+    minimum: float,
+    peak: float,
+    scale_type: int,
+    rounds_away: bool,
+    numbers: int,
+    rows: int,
+    columns: int,
+    block_size: int,
+    packed: int,
+    scales: int,
+    threads: int,
+) -> bool: ...
+def decode(
+    packed: int,
+    scales: int,
+    table: int,
+    bits: int,
+    rows: int,
+    columns: int,
+    block_size: int,
+    type: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def sketch_range(values: int, count: int) -> tuple[int, int, int, float, float]: ...
+def sketch_tally(
+    values: int,
+    count: int,
+    fraction_bits: int,
+    first: int,
+    width: int,
+    counts: int,
+    fractions: int,
+) -> None: ...
+def advise_huge_pages(bytes: int, size: int) -> None: ...
+def read(bytes: int, count: int, threads: int) -> int: ...
 
 class Matrix:
     def __init__(

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from studentfloat.errors import DataError
+from studentfloat.kernels.dispatch import native
 
 __all__ = ["Array", "address", "default_threads", "dtype_name", "empty_like", "is_torch"]
 
 Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
+_LARGE = 1 << 22
 
 
 def is_torch(array: Array) -> bool:
@@ -40,11 +42,17 @@ def address(array: Array, what: str) -> int:
 
 
 def empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
-    """A new array of the same library."""
-    if is_torch(array):
-        torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-    return np.empty(shape, dtype=dtype)
+    """A new array of the same library, in huge pages where it is large."""
+    torch = sys.modules.get("torch")
+    new: Array
+    if torch is not None and isinstance(array, torch.Tensor):
+        new = torch.empty(shape, dtype=getattr(torch, dtype))
+    else:
+        new = np.empty(shape, dtype=dtype)
+    module = native()
+    if module is not None and new.nbytes > _LARGE:
+        module.advise_huge_pages(address(new, "a new array"), new.nbytes)
+    return new
 
 
 def default_threads() -> int:

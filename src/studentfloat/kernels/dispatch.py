@@ -88,10 +88,11 @@ def warn_slow() -> None:
         _warned = True
         warnings.warn(
             "studentfloat was installed without its compiled kernels (no C++ compiler was "
-            "found): products with packed weights run many times slower in NumPy and torch. "
-            "Install a compiler, then: pip install --force-reinstall --no-deps studentfloat",
+            "found): quantizing and products with packed weights run many times slower in NumPy "
+            "and torch. Install a compiler, then: pip install --force-reinstall --no-deps "
+            "studentfloat",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

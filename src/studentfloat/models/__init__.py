@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
     from studentfloat.models.pack import quantize_checkpoint
+    from studentfloat.models.pack_calibrated import calibrate_checkpoint
     from studentfloat.models.pack_writer import merge_parts
     from studentfloat.models.packed_files import PackedCheckpoint
     from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
@@ -47,6 +48,7 @@ __all__ = [
     "WeightKind",
     "WeightSite",
     "cache_directory",
+    "calibrate_checkpoint",
     "calibrate_ranges",
     "dequantize_checkpoint",
     "find_model",
@@ -69,6 +71,7 @@ _HOMES = {
     "KVCacheReport": "kv_cache",
     "KVCacheScheme": "kv_cache",
     "quantized_kv_cache": "kv_cache",
+    "calibrate_checkpoint": "pack_calibrated",
     "quantize_checkpoint": "pack",
     "merge_parts": "pack_writer",
     "verify_checkpoint": "unpack",

@@ -17,6 +17,7 @@ from studentfloat.models.fold import fold_scale
 from studentfloat.models.listen import InputListener, input_groups, listen
 from studentfloat.models.load import LoadedModel, load_model
 from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
+from studentfloat.models.residency import BlockResidency, everything_resident
 from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.inputs import InputStatistics
@@ -123,8 +124,10 @@ class ModelQuantizer:
         *,
         embeddings: bool = False,
         head: bool = False,
+        residency: BlockResidency | None = None,
         progress: Progress = lambda share, what: None,
     ) -> None:
+        self._residency = residency or everything_resident(model.module)
         check_recipe(recipe, scheme)
         self._module, self._loaded = model.module, model
         self._scheme, self._recipe, self._progress = scheme, recipe, progress
@@ -164,7 +167,7 @@ class ModelQuantizer:
         if self._windows is None:
             yield from self._run_plainly(blocks, finished)
             return
-        with experts_one_by_one(self._module):
+        with experts_one_by_one(self._module), self._residency.on_demand(blocks):
             yield from self._run_calibrated(blocks, finished)
 
     def _run_plainly(
@@ -178,7 +181,8 @@ class ModelQuantizer:
             if i < len(finished):
                 yield self._replay(finished[i], name, sites)
                 continue
-            done = [self._quantize(site, None, None, ()) for site in sites]
+            with self._residency.held(name):
+                done = [self._quantize(site, None, None, ()) for site in sites]
             yield _block(name, done)
 
     def _run_calibrated(
@@ -192,18 +196,19 @@ class ModelQuantizer:
         for i, (name, block) in enumerate(runner.blocks):
             self._progress((i + 0.5) / (count + 1), name)
             sites = self._sites_in(block)
-            if i < len(finished):
-                yield self._replay(finished[i], name, sites)
-            else:
-                listener = listen(self._module, sites, runner.run(i))
-                yield self._finish(
-                    name,
-                    sites,
-                    listener,
-                    block,
-                    lambda i=i: runner.sample(i),  # type: ignore[misc]
-                )
-            runner.advance(i)
+            with self._residency.held(name):
+                if i < len(finished):
+                    yield self._replay(finished[i], name, sites)
+                else:
+                    listener = listen(self._module, sites, runner.run(i))
+                    yield self._finish(
+                        name,
+                        sites,
+                        listener,
+                        block,
+                        lambda i=i: runner.sample(i),  # type: ignore[misc]
+                    )
+                runner.advance(i)
         outside = self._sites_outside(runner.blocks)
         if not outside:
             return

@@ -17,8 +17,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.formats import Format
+from studentfloat.kernels.packed_matrix import COMPUTE
 from studentfloat.models.packed_files import METHOD, parse_layout, write_layout
 from studentfloat.models.packed_layers import (
+    PackedLinear,
     PackedModule,
     finish_experts,
     pack_site,
@@ -55,6 +57,9 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         Names, or ends of names, of modules to leave alone.
     dequantize
         On a packed checkpoint: give a dense model instead.
+    compute
+        Arithmetic of the native kernel: "float32", "bfloat16", or "int8", which rounds
+        activations to 8 bits (W4A8, an error of about 1 %); by default the model's own type.
     layout
         The keys that a packed checkpoint's ``config.json`` has instead; not given by hand.
 
@@ -77,6 +82,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         head: bool = False,
         modules_to_not_convert: list[str] | None = None,
         dequantize: bool = False,
+        compute: str | None = None,
         quant_method: str = METHOD,
         **layout: Any,
     ) -> None:
@@ -89,6 +95,9 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
             raise ConfigError(f"quant_method {quant_method!r} is not {METHOD!r}")
         self.quant_method = METHOD
         self.dequantize = dequantize
+        if compute is not None and compute not in COMPUTE:
+            raise ConfigError(f"compute {compute!r}: one of {', '.join(COMPUTE)}")
+        self.compute: Any = compute
         self.embeddings, self.head = embeddings, head
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.layout: dict[str, Any] | None = None
@@ -111,7 +120,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     def get_loading_attributes(self) -> dict[str, Any]:
         """What may be changed when a packed checkpoint is loaded."""
-        return {"dequantize": self.dequantize}
+        return {"dequantize": self.dequantize, "compute": self.compute}
 
     def to_dict(self) -> dict[str, Any]:
         """The ``quantization_config`` of a checkpoint; before one is loaded, the settings."""
@@ -143,6 +152,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         super().__init__(quantization_config, **kwargs)
         self._sites: dict[str, StoredWeight] = {}
         self._conversions: list[Any] = []
+        self._types: dict[str, torch.dtype] = {}
 
     def update_device_map(self, device_map: Any) -> Any:
         """Leave it: packed layers run wherever they are put."""
@@ -166,6 +176,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             scheme = self.quantization_config.scheme
             assert scheme is not None
             self._sites, sites = self._choose(model, scheme)
+        self._types = {n: p.dtype for n, p in model.named_parameters() if n not in self._sites}
         self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
         for name, stored in self._sites.items():
             pack_site(model, sites[name], stored, dtype)
@@ -197,13 +208,19 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         return chosen, sites
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, parameter in model.named_parameters():
+            # transformers 5.0 keeps the file's type for tensors that it renames.
+            wanted = self._types.get(name, parameter.dtype)
+            if parameter.is_floating_point() and parameter.dtype != wanted:
+                parameter.data = parameter.data.to(wanted)
         for name, module in model.named_modules():
             if not isinstance(module, PackedModule):
                 continue
             finish_experts(module)
             if module.is_loaded():
                 module.check(name)
-            module.changed()
+            if isinstance(module, PackedLinear):
+                module.compute = self.quantization_config.compute
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model, dtype=None)
         # Saved under the model's own names: undoing what joined single experts would split

@@ -12,7 +12,7 @@ from studentfloat.errors import MissingDependencyError, ModelError
 from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.sources import ModelSource
 
-__all__ = ["LoadedModel", "ModelKind", "load_model"]
+__all__ = ["LoadedModel", "ModelKind", "kind_of", "load_model", "load_tokenizer"]
 
 
 class ModelKind(Enum):
@@ -81,7 +81,7 @@ def load_model(
         import transformers
     except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra("transformers", "models") from error
-    kind = _kind(source.config)
+    kind = kind_of(source.config)
     automatic = {
         ModelKind.CAUSAL: transformers.AutoModelForCausalLM,
         ModelKind.MASKED: transformers.AutoModelForMaskedLM,
@@ -96,7 +96,7 @@ def load_model(
                 output_loading_info=True,
                 local_files_only=True,
             )
-            its_tokenizer = _tokenizer(source) if tokenizer else None
+            its_tokenizer = load_tokenizer(source) if tokenizer else None
     except ModelError:
         raise
     except Exception as error:
@@ -108,7 +108,8 @@ def load_model(
     return LoadedModel(source, module.eval().to(device), its_tokenizer, kind)
 
 
-def _kind(config: dict[str, Any]) -> ModelKind:
+def kind_of(config: dict[str, Any]) -> ModelKind:
+    """What a model is, by its configuration."""
     architectures = config.get("architectures")
     named = isinstance(architectures, list) and bool(architectures)
     architecture = str(architectures[0] or "") if named else ""  # type: ignore[index]
@@ -121,7 +122,8 @@ def _kind(config: dict[str, Any]) -> ModelKind:
     return ModelKind.ENCODER if "vocab_size" in config else ModelKind.OTHER
 
 
-def _tokenizer(source: ModelSource) -> Any | None:
+def load_tokenizer(source: ModelSource) -> Any | None:
+    """A model's tokenizer, None where it has none."""
     from transformers import AutoTokenizer
 
     if not any(source.directory.glob("tokenizer*")) and not any(source.directory.glob("vocab*")):

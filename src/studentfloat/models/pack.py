@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,15 +22,17 @@ from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of
-from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
 from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
-from studentfloat.quantize.tensor import quantize
+from studentfloat.quantize.tensor import QuantizedTensor, quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization
 
 __all__ = ["identity_of", "quantize_checkpoint"]
 
 _DEFAULT_SHARD_BYTES = 1 << 30
+# Numbers quantized at a time: their float32 copy and indices must not rival the tensor itself.
+_SLICE = 1 << 22
 
 Progress = Callable[[float, str], None]
 
@@ -120,20 +123,48 @@ def identity_of(source: ModelSource, scheme: Scheme, settings: dict[str, Any]) -
     }
 
 
+def _quantize(matrix: Tensor, scheme: Scheme, name: str) -> tuple[QuantizedWeight, float]:
+    """A matrix quantized, and its squared error over its squares; a slice of rows at a time.
+
+    Where scales are found over the whole matrix it is one slice.
+    """
+    last = scheme.axis in (-1, matrix.dim() - 1)
+    sliced = last and scheme.block_size != TENSOR and isinstance(scheme.scale_dtype, ScaleDtype)
+    rows = matrix.reshape(-1, matrix.shape[-1]) if sliced else matrix
+    step = max(1, _SLICE // matrix.shape[-1]) if sliced else len(rows)
+    parts, error, energy = [], 0.0, 0.0
+    for start in range(0, len(rows), step):
+        exact = rows[start : start + step]
+        parts.append(quantize(exact, scheme, name=name))
+        wide = exact if exact.dtype == torch.float64 else exact.float()
+        difference = parts[-1].dequantize(wide.dtype).sub_(wide)
+        error += float(difference.square_().sum(dtype=torch.float64))
+        energy += float(wide.square().sum(dtype=torch.float64))
+    whole = parts[0] if len(parts) == 1 else _joined(parts)
+    weight = QuantizedWeight(replace(whole, shape=tuple(matrix.shape)))
+    return weight, error / energy if energy else 0.0
+
+
+def _joined(parts: list[QuantizedTensor]) -> QuantizedTensor:
+    selectors = [part.selectors for part in parts if part.selectors is not None]
+    return replace(
+        parts[0],
+        packed=torch.cat([part.packed for part in parts]),
+        scales=torch.cat([cast(Tensor, part.scales) for part in parts]),
+        selectors=torch.cat(selectors) if selectors else None,
+    )
+
+
 def _record(
-    site: StoredSite, matrix: Tensor, weight: QuantizedWeight, seconds: float
+    site: StoredSite, weight: QuantizedWeight, nmse: float, seconds: float
 ) -> TensorQuantization:
-    exact = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
-    energy = float(exact.square().sum(dtype=torch.float64))
-    error = float((weight.scaled_weight() - exact).square().sum(dtype=torch.float64))
-    nmse = error / energy if energy else 0.0
     scales = weight.base.block_scales()
     sizes = scales.abs().flatten()
     return TensorQuantization(
         name=site.name,
         layer=layer_of(site.name),
         kind=role_of(site.name.removesuffix(".weight")),
-        shape=tuple(matrix.shape),
+        shape=weight.shape,
         method="rtn",
         format=weight.base.scheme.format_name,
         bits_per_weight=weight.bits_per_weight,
@@ -175,11 +206,11 @@ def _quantize_group(
         else:
             started = time.monotonic()
             matrix = site.orientation.to_matrix(values)
-            weight = QuantizedWeight(quantize(matrix, scheme, name=tensor.name))
+            weight, nmse = _quantize(matrix, scheme, tensor.name)
             seconds = round(time.monotonic() - started, 3)
             stored = StoredWeight.of(weight, tensor.shape, site.orientation)
             weights[tensor.name] = (stored, weight)
-            records.append(_record(site, matrix, weight, seconds))
+            records.append(_record(site, weight, nmse, seconds))
         work.add(tensor.bytes, tensor.name)
     left = tuple(skip for skip in skipped if skip.name in names)
     return Shard(weights, plain, tuple(records), left)

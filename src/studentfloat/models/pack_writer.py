@@ -148,6 +148,12 @@ class PackWriter:
             },
         )
 
+    def shard(self, number: int) -> tuple[Path, dict[str, Any]]:
+        """A finished shard: its file, and what is known of it."""
+        file = self.directory / _shard_name(number, self._plan["shards"])
+        facts: dict[str, Any] = read_json(_facts_file(self.directory, number))
+        return file, facts
+
     def finish(self) -> PackedModel:
         """Complete the model.
 

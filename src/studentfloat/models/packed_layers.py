@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
+from studentfloat.kernels import PackedMatrix
+from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models.walk import WeightKind, WeightSite
-from studentfloat.quantize.scheme import replace_scheme
+from studentfloat.quantize.scheme import TENSOR, replace_scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
@@ -32,6 +34,9 @@ __all__ = [
     "unpack_module",
 ]
 
+# Wider codes are dequantized for every product.
+_KERNEL_BITS = 4
+
 
 class PackedModule(nn.Module):
     """What all packed layers share: stored tensors.
@@ -42,6 +47,9 @@ class PackedModule(nn.Module):
     Casting a model (``.to(torch.bfloat16)``, ``.half()``) leaves codes, scales and tables
     as they are: they are part of the format, not of the arithmetic.
     """
+
+    # Whether codes that were repacked for a kernel need not be kept beside it.
+    gives_up_codes = True
 
     def declare(self, name: str, stored: StoredWeight, device: Any = None) -> None:
         """Register empty parameters for a weight called `name` in this module."""
@@ -54,6 +62,8 @@ class PackedModule(nn.Module):
 
     def put_part(self, name: str, part: Tensor) -> None:
         """Register one stored tensor under its name in this module."""
+        self.__dict__.pop("_given_up", None)
+        self.__dict__.pop("_matrix", None)
         if part.dtype == torch.uint8:
             self._parameters[name] = nn.Parameter(part, requires_grad=False)
         else:
@@ -61,6 +71,8 @@ class PackedModule(nn.Module):
 
     def part(self, name: str) -> Tensor:
         """One stored tensor by its name in this module."""
+        if name == "weight" and self.__dict__.get("_given_up"):
+            return torch.from_numpy(self.__dict__["_matrix"].packed())
         found = self._parameters.get(name)
         return cast(Tensor, self._buffers[name] if found is None else found.data)
 
@@ -83,7 +95,6 @@ class PackedModule(nn.Module):
         """Take the tensors of a quantized weight that this module was declared for."""
         for suffix, part in stored_parts(weight).items():
             self.put_part(name + suffix, part)
-        self.changed()
 
     def tie(self, owner: PackedModule) -> None:
         """Use another module's stored tensors; codes stay here too, tied as parameters."""
@@ -96,8 +107,30 @@ class PackedModule(nn.Module):
         for name, stored in self.stored.items():
             stored.check(self.parts(name), f"{where}.{name}" if where else name)
 
-    def changed(self) -> None:
-        """Forget what was derived from the stored tensors."""
+    def hold(self, matrix: PackedMatrix) -> None:
+        """Let a kernel's repacked codes stand for the stored ones, which are given up."""
+        codes = cast(nn.Parameter, self._parameters["weight"])
+        self.__dict__["_matrix"] = matrix
+        if self.gives_up_codes:
+            # Shape and device as they were, and no memory.
+            codes.data = codes.data.new_zeros(1).expand(codes.shape)
+            self.__dict__["_given_up"] = True
+
+    def restore(self) -> None:
+        """Take the stored codes back from a kernel, bit for bit."""
+        if self.__dict__.get("_given_up"):
+            codes = self.part("weight")
+            cast(nn.Parameter, self._parameters["weight"]).data = codes
+        self.__dict__.pop("_given_up", None)
+        self.__dict__.pop("_matrix", None)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.restore()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.restore()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def packed_names(self) -> set[str]:
         """Names of the parameters and buffers that are stored tensors."""
@@ -109,13 +142,13 @@ class PackedModule(nn.Module):
         return all(self.part(name).device.type != "meta" for name in self.packed_names())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.restore()
         before = {name: self.part(name) for name in self.packed_names()}
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, data in before.items():
             after = self.part(name)
             if after.dtype != data.dtype:
                 self._buffers[name] = data.to(after.device)
-        self.changed()
         return result
 
 
@@ -143,6 +176,7 @@ class PackedLinear(PackedModule, nn.Linear):
     ) -> None:
         nn.Module.__init__(self)
         self.compute_dtype = dtype or torch.get_default_dtype()
+        self.compute: Compute | None = None
         if len(stored.matrix_shape) != 2:
             raise ModelError(f"a linear layer's weight is no tensor of shape {stored.shape}")
         self.out_features, self.in_features = stored.matrix_shape
@@ -164,8 +198,55 @@ class PackedLinear(PackedModule, nn.Linear):
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def product(self, input: Tensor) -> Tensor:
-        """``x Wᵀ`` alone."""
-        return nn.functional.linear(input, self.matrix(input.dtype))
+        """``x Wᵀ`` alone: by the native kernel where there is one for the format and device."""
+        if not self._has_kernel(input):
+            return nn.functional.linear(input, self.matrix(input.dtype))
+        # Half precision has no kernel of its own; float32 holds all of it.
+        x = input.float() if input.dtype == torch.float16 else input
+        return cast(Tensor, self._kernel().matmul(x.detach(), compute=self.compute)).to(input.dtype)
+
+    def product_transposed(self, gradient: Tensor) -> Tensor:
+        """``g W``: what the product's gradient needs."""
+        if not self._has_kernel(gradient):
+            return gradient @ self.matrix(gradient.dtype)
+        g = gradient.float() if gradient.dtype == torch.float16 else gradient
+        return cast(Tensor, self._kernel().matmul_transposed(g.detach())).to(gradient.dtype)
+
+    def _has_kernel(self, input: Tensor) -> bool:
+        stored = self.stored["weight"]
+        scheme = stored.scheme
+        return (
+            input.device.type == "cpu"
+            and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and input.numel() > 0
+            and scheme.format.bits <= _KERNEL_BITS
+            and scheme.block_size != TENSOR
+            and scheme.axis in (-1, 1)
+            and not scheme.alternatives
+            and stored.row_tables is None
+            and stored.low_rank is None
+            and stored.outliers is None
+        )
+
+    def _kernel(self) -> PackedMatrix:
+        """The codes repacked for the kernel, on first use; they then live there alone."""
+        owner = self.__dict__.get("_tied_to", self)
+        found = owner.__dict__.get("_matrix")
+        if found is None:
+            base = owner.packed_weight().base
+            scheme = base.scheme
+            found = PackedMatrix(
+                base.packed,
+                base.block_scales().contiguous(),
+                scheme.format.decode_table,
+                in_features=self.in_features,
+                block_size=scheme.block_size
+                if isinstance(scheme.block_size, int)
+                else self.in_features,
+                bits=scheme.format.bits,
+            )
+            owner.hold(found)
+        return cast(PackedMatrix, found)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W as the product sees it: inputs are already divided by any input scale."""
@@ -195,7 +276,7 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.matrix(gradient.dtype), None
+        return ctx.layer.product_transposed(gradient), None
 
 
 class PackedEmbedding(PackedModule, nn.Embedding):
@@ -221,11 +302,14 @@ class PackedEmbedding(PackedModule, nn.Embedding):
         device: Any = None,
     ) -> None:
         nn.Module.__init__(self)
+        # Looking up rows needs them, even where a tied head has them repacked.
+        self.gives_up_codes = False
         self.num_embeddings, self.embedding_dim = stored.matrix_shape
         self.padding_idx = padding_idx
         self.max_norm = None
         self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
         self.output_dtype, self.factor = dtype, factor
+        self.compute = None
         self.declare("weight", stored, device)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -46,8 +46,15 @@ def orientation_of(kind: WeightKind) -> Orientation:
     return Orientation.FLATTENED if kind is WeightKind.CONVOLUTION else Orientation.PLAIN
 
 
-def skeleton(source: ModelSource) -> nn.Module:
+def skeleton(source: ModelSource, *, buffers: bool = False) -> nn.Module:
     """The model of a source without its weights, on the meta device.
+
+    Parameters
+    ----------
+    source
+        The model.
+    buffers
+        Whether to compute its buffers (rotary frequencies, masks), so that it can run.
 
     Raises
     ------
@@ -59,14 +66,15 @@ def skeleton(source: ModelSource) -> nn.Module:
     except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra("transformers", "models") from error
     try:
-        with quiet_transformers(), torch.device("meta"):
+        empty = _on_meta() if buffers else torch.device("meta")
+        with quiet_transformers(), empty:
             config = transformers.AutoConfig.from_pretrained(
                 source.directory,
                 trust_remote_code=source.trust.remote_code,
                 local_files_only=True,
             )
-            built: nn.Module = _class(transformers, config, source).to("meta")
-            return built
+            built: nn.Module = _class(transformers, config, source)
+            return built if buffers else built.to("meta")
     except ModelError:
         raise
     except Exception as error:
@@ -123,6 +131,13 @@ def sites_of_checkpoint(
     if not sites:
         raise ModelError(f"none of the checkpoint's tensors is a weight of {type(model).__name__}")
     return sites, skipped
+
+
+def _on_meta() -> Any:
+    """Parameters on the meta device, buffers where they are computed."""
+    from accelerate import init_empty_weights
+
+    return init_empty_weights(include_buffers=False)
 
 
 def share_tied_parameters(model: nn.Module) -> None:

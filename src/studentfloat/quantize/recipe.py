@@ -58,6 +58,13 @@ class Recipe:
     rank_bits: int = 16
 
     @property
+    def is_nearest(self) -> bool:
+        """Whether it only rounds to nearest, under scales that need no calibration."""
+        return self == Recipe(name=self.name, scale_rule=self.scale_rule, gptq=self.gptq) and not (
+            self.needs_inputs
+        )
+
+    @property
     def needs_inputs(self) -> bool:
         """Whether it must see what the layers are fed with."""
         weighted = self.scale_rule is not None and SCALE_RULES[self.scale_rule].weighted

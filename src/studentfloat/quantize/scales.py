@@ -116,7 +116,8 @@ def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     if rule.searches:
         return _searched(blocks, scheme, error_weights(blocks, scheme, weights))
     return round_scales(
-        _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format),
+        # A zero becomes positive: which sign it had depends on how torch went through memory.
+        _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format) + 0.0,
         scheme.scale_dtype,
         away=rule.rounds_away,
     )

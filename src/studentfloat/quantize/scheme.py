@@ -47,6 +47,9 @@ class ScaleRule:
         Whether it needs one weight per element.
     magnitude_power
         A search weighs each squared error by the number's own magnitude to this power.
+    for_comparison
+        Whether it is kept only to compare with what others published: numbers may clip, and
+        a format without positive levels has no scale.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ScaleRule:
     searches: bool = False
     weighted: bool = False
     magnitude_power: float = 0.0
+    for_comparison: bool = False
 
 
 _RULES = (
@@ -69,6 +73,7 @@ _RULES = (
         "published",
         "max |x| / max v, as in the code of arXiv 2405.03103: for comparison only, since "
         "formats whose negative side is shorter clip",
+        for_comparison=True,
     ),
     ScaleRule(
         "signed-absmax",
@@ -210,10 +215,10 @@ class Scheme:
         self._check_alternatives()
         for single in self.by_format[1:]:
             single._check()
-        if self.format.maximum <= 0 and self.scale_rule.name == "published":
+        if self.format.maximum <= 0 and self.scale_rule.for_comparison:
             raise SchemeError(
-                f"scale rule 'published' divides by the greatest value, which in format "
-                f"{self.format.name!r} is {self.format.maximum:g}: use 'absmax'"
+                f"scale rule {self.scale_rule.name!r} divides by the greatest value, which in "
+                f"format {self.format.name!r} is {self.format.maximum:g}: use 'absmax'"
             )
         if self.scales_have_sign and not self._scale_dtype_holds_sign:
             raise SchemeError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.formats import Format
 from studentfloat.kernels import PackedMatrix
+from studentfloat.quantize.compiled import can_decode, can_encode, decode_rows, encode_rows
 from studentfloat.quantize.packing import pack_codes, packed_width, unpack_codes
 from studentfloat.quantize.rounding import (
     codes_of_levels,
@@ -128,11 +129,27 @@ class QuantizedTensor:
             Of the result; by default the type that was quantized.
         """
         compute = _compute_dtype(self.dtype)
+        result = dtype or self.dtype
+        one_table = self.selectors is None and self.row_tables is None
+        if (
+            one_table
+            and compute == torch.float32
+            and can_decode(self.packed, self.scheme.format, result)
+        ):
+            rows = decode_rows(
+                self.packed,
+                self.block_scales(),
+                self.scheme.format,
+                columns=self.row_length,
+                block_size=_block_length(self.row_length, self.scheme),
+                dtype=result,
+            )
+            return _from_rows(rows, self.shape, self.scheme)
         values = self._unscaled(compute)
         scales = self.block_scales().to(compute)
         for part in block_parts(self.row_length, self.scheme):
             part_view(values, part).mul_(scales[:, part.first : part.last, None])
-        return _from_rows(values, self.shape, self.scheme).to(dtype or self.dtype)
+        return _from_rows(values, self.shape, self.scheme).to(result)
 
     def packed_matrix(self) -> PackedMatrix:
         """A matrix on the CPU, repacked for products with activations; this one stays as it is.
@@ -250,6 +267,9 @@ def quantize(
     >>> q.bits_per_weight
     12.0
     """
+    compiled = _quantize_compiled(tensor, scheme, weights, name)
+    if compiled is not None:
+        return compiled
     rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
     for part in block_parts(rows.shape[1], scheme):
@@ -323,6 +343,9 @@ def fake_quantize(
     bits_per_weight
         Equal to ``quantize(...).bits_per_weight``.
     """
+    compiled = _quantize_compiled(tensor, scheme, weights, name)
+    if compiled is not None:
+        return compiled.dequantize(), compiled.bits_per_weight
     rows, scaled, stored = _scaled_rows(tensor, scheme, weights, name)
     out = torch.empty_like(rows)
     for part in block_parts(rows.shape[1], scheme):
@@ -347,6 +370,32 @@ def fake_quantize(
     )
     result = _from_rows(out, tuple(tensor.shape), scheme).to(tensor.dtype)
     return result, stored_bits.bits_per_weight
+
+
+def _quantize_compiled(
+    tensor: Tensor, scheme: Scheme, weights: Tensor | None, name: str
+) -> QuantizedTensor | None:
+    """The same by the compiled kernels; None where they cannot, or where there is an error to say.
+
+    They check the numbers on the way, so an error costs the torch path, which names it.
+    """
+    _check_kind(tensor, name)
+    if weights is not None:
+        return None
+    rows = _to_rows(tensor.to(_compute_dtype(tensor.dtype)), scheme)
+    if not can_encode(rows, scheme):
+        return None
+    encoded = encode_rows(rows, scheme, _block_length(rows.shape[1], scheme))
+    if encoded is None:
+        return None
+    _check_range(encoded.scales, scheme, tensor.dtype, name)
+    return QuantizedTensor(
+        packed=encoded.packed,
+        scales=store_scales(encoded.scales, scheme, name),
+        scheme=scheme,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+    )
 
 
 def _by_format(
@@ -503,8 +552,7 @@ def _from_rows(rows: Tensor, shape: tuple[int, ...], scheme: Scheme) -> Tensor:
     return rows.reshape(moved).movedim(-1, axis).contiguous()
 
 
-def check_tensor(tensor: Tensor, name: str) -> None:
-    """Refuse what cannot be quantized: see :func:`quantize`."""
+def _check_kind(tensor: Tensor, name: str) -> None:
     if not tensor.is_floating_point():
         raise DataError(
             f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}: "
@@ -512,6 +560,11 @@ def check_tensor(tensor: Tensor, name: str) -> None:
         )
     if tensor.numel() == 0:
         raise DataError(f"{name} has no elements (shape {tuple(tensor.shape)})")
+
+
+def check_tensor(tensor: Tensor, name: str) -> None:
+    """Refuse what cannot be quantized: see :func:`quantize`."""
+    _check_kind(tensor, name)
     finite = torch.isfinite(tensor)
     if not finite.all():
         bad = tensor.numel() - int(finite.sum())

@@ -45,11 +45,19 @@ def silicon_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         for point in found.points
     }
     rows = [
-        [row.name, *_silicon_cells(row), standing.get(row.name, "-")]
+        [f"{row.name}{_lookup_mark(row)}", *_silicon_cells(row), standing.get(row.name, "-")]
         for row in sorted(comparison.hardware, key=lambda row: row.area)
     ]
     unit = comparison.hardware[0].area_unit if comparison.hardware else ""
-    headings = ["format", f"area {unit}", "area/int4", "delay ns", "fJ/cycle", "proved"]
+    headings = [
+        "format",
+        f"area {unit}",
+        "area/int4",
+        "delay ns",
+        "fJ uniform",
+        "fJ real",
+        "proved",
+    ]
     return [*headings, f"{comparison.ranked_by}/area"], rows
 
 
@@ -138,7 +146,7 @@ def _cell(row: FormatQuality, key: str, *, tied: bool) -> str:
     if key == "rank":
         return f"={value}" if tied else str(value)
     if key == "name":
-        return str(value)
+        return f"{value}{_lookup_mark(row)}"
     if key == "bits_per_weight":
         return f"{value:.3f}"
     if key == "weight_nmse":
@@ -155,9 +163,15 @@ def _silicon_cells(row: FormatHardware) -> list[str]:
         f"{row.area:.0f} ± {row.area_spread:.0f}",
         "-" if relative is None else f"{relative:.2f}",
         f"{row.delay_ns:.2f}",
-        "-" if row.energy_fj is None else f"{row.energy_fj:.0f}",
+        "-" if row.energy_fj is None else _with_error(row.energy_fj, row.energy_spread_fj, 0),
+        "-" if row.energy_real_fj is None else f"{row.energy_real_fj:.0f}",
         "yes" if row.proved else "no",
     ]
+
+
+def _lookup_mark(row: FormatQuality | FormatHardware) -> str:
+    """Beside the name: that not the exact values were measured, but what the unit looks up."""
+    return "" if row.lookup_bits is None else f" ({row.lookup_bits}-bit)"
 
 
 def _silicon_notes(comparison: Comparison) -> list[str]:
@@ -168,13 +182,17 @@ def _silicon_notes(comparison: Comparison) -> list[str]:
         f"Silicon: one {first.unit} after synthesis, library {first.library}; ± is the spread over "
         "synthesis recipes."
     ]
-    looked_up = [row.name for row in comparison.hardware if row.lookup_bits]
-    if looked_up:
-        bits = next(row.lookup_bits for row in comparison.hardware if row.lookup_bits)
+    codes = next((row.codes for row in comparison.hardware if row.codes), None)
+    if codes:
         lines.append(
-            f"{', '.join(looked_up)}: no integer grid, so the unit looks up {bits}-bit fixed "
-            f"point, while the quality is that of the exact values; compare NAME-fixed{bits} to "
-            "measure what the unit holds."
+            f"fJ: per clock cycle, on uniform codes and on those that meet in {codes}, weights "
+            "and activations both in the format; the energy frontier is of the latter."
+        )
+    bits = next((row.lookup_bits for row in comparison.formats if row.lookup_bits), None)
+    if bits:
+        lines.append(
+            f"({bits}-bit): a format without an integer grid, rounded to {bits}-bit fixed point "
+            "for its quality as for its silicon; --no-hardware measures the exact values."
         )
     return lines
 

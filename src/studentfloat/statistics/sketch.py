@@ -14,12 +14,14 @@ import binascii
 import threading
 import zlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from studentfloat.errors import DataError
+from studentfloat.kernels.dispatch import native
 
 __all__ = ["Cells", "Sketch"]
 
@@ -301,6 +303,9 @@ class Sketch:
 
     def _update_normal(self, chunk: npt.NDArray[np.float32]) -> bool:
         """Count float32 zeros and normal numbers; False, with nothing done, if any is neither."""
+        module = native()
+        if module is not None:
+            return self._update_compiled(module, chunk)
         narrow, index, weight = _scratch(chunk.size)
         bits = chunk.view(np.uint32)
         np.bitwise_and(bits, np.uint32(0x7FFFFFFF), out=narrow)
@@ -329,6 +334,31 @@ class Sketch:
         np.bitwise_and(bits, np.uint32(_FRACTION_MASK), out=narrow)
         np.copyto(weight, narrow)
         self._tally(index, weight)
+        return True
+
+    def _update_compiled(self, module: ModuleType, chunk: npt.NDArray[np.float32]) -> bool:
+        """The same by the compiled kernels: two passes over a chunk that stays in the cache."""
+        where, size = chunk.ctypes.data, chunk.size
+        zeros, lowest, highest, minimum, maximum = module.sketch_range(where, size)
+        if zeros < size:
+            if lowest < _LEAST_NORMAL32 or highest >= _INFINITY32:
+                return False
+            first = self._cover(
+                (lowest >> _FRACTION_BITS) + _KEY_OF_FLOAT32,
+                (highest >> _FRACTION_BITS) + _KEY_OF_FLOAT32,
+            )
+            module.sketch_tally(
+                where,
+                size,
+                _FRACTION_BITS,
+                first - _KEY_OF_FLOAT32,
+                self._counts.shape[1],
+                self._counts.ctypes.data,
+                self._fractions.ctypes.data,
+            )
+        self.zeros += zeros
+        self.minimum = min(self.minimum, minimum)
+        self.maximum = max(self.maximum, maximum)
         return True
 
     def _update_special(self, chunk: Floats) -> None:

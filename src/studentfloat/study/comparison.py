@@ -31,6 +31,7 @@ from studentfloat.records import (
     record_to_json,
     write_json,
 )
+from studentfloat.study.code_pairs import CodePairs, code_pairs_of_model
 from studentfloat.study.provenance import make_provenance
 from studentfloat.study.requests import (
     DEFAULT_FORMATS,
@@ -135,17 +136,24 @@ def compare(
         baseline, skipped = run.prepare(len(requests))
         for request in missing:
             rows[request.name] = run.measure(request)
+        del run  # the codes of the silicon's energy need a model as it was
+        gc.collect()
     complete = [row for row in rows.values() if row is not None]
     result = _assemble(options, source, text, rows=complete, baseline=baseline, skipped=skipped)
     if options.hardware is None:
         result = with_frontiers(result)
     else:
-        formats = [(r.name, r.unit_format) for r in requests if r.unit_format is not None]
+        asked = [r for r in requests if r.unit_format is not None]
         several = [r.name for r in requests if r.unit_format is None]
         if several:
             caution = f"{', '.join(several)}: several formats each, so no one unit to cost"
             result = replace(result, cautions=(*result.cautions, caution))
-        result = with_hardware(result, formats, options.hardware, progress=progress)
+        codes = CodePairs(problem="with --weights-only no text is run")
+        if text is not None:
+            pairs = {request.name: (request.scheme, request.scheme) for request in asked}
+            codes = code_pairs_of_model(source, pairs, text=text, progress=progress)
+        formats = [(request.name, request.asked) for request in asked]
+        result = with_hardware(result, formats, options.hardware, codes, progress=progress)
     progress(1.0, "done")
     return result
 
@@ -269,6 +277,7 @@ class _Run:
             weight_nmse=quantized.error / quantized.energy if quantized.energy else 0.0,
             values=request.scheme.format.levels,
             note=note,
+            lookup_bits=request.lookup_bits,
             seconds=round(time.monotonic() - started, 2),
             tensors=quantized.tensors,
             weights=quantized.records,
@@ -382,15 +391,17 @@ def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -
     energy_of = {site.name: float(w.double().square().sum()) for site, w in originals.items()}
     for record in result.records:
         energies.append(energy_of[record.name])
-        errors.append(record.weight_nmse * energies[-1])
+        # None only for weights that came quantized from elsewhere.
+        nmse = record.weight_nmse or 0.0
+        errors.append(nmse * energies[-1])
         tensors.append(
             TensorError(
                 name=record.name,
                 layer=record.layer,
                 kind=record.kind,
                 shape=record.shape,
-                nmse=record.weight_nmse,
-                snr_db=_decibels(record.weight_nmse),
+                nmse=nmse,
+                snr_db=_decibels(nmse),
                 bits_per_weight=record.bits_per_weight,
             )
         )
@@ -566,7 +577,9 @@ class _Cells:
 
     def read(self, request: Request) -> FormatQuality | None:
         row = self._read(self._file(self._address(request)), FormatQuality)
-        return None if row is None else replace(row, name=request.name, note=request.note)
+        if row is None:
+            return None
+        return replace(row, name=request.name, note=request.note, lookup_bits=request.lookup_bits)
 
     def write(self, request: Request, row: FormatQuality) -> None:
         if self._directory is not None:

@@ -9,6 +9,8 @@ from studentfloat.errors import ConfigError
 from studentfloat.formats import PUBLISHED_ELEVEN, Format
 from studentfloat.models import Trust
 from studentfloat.quantize import ROW, Recipe, Scheme, parse_method
+from studentfloat.quantize.scheme import replace_scheme
+from studentfloat.study.code_pairs import held_format
 from studentfloat.study.silicon import HardwareOptions
 
 __all__ = [
@@ -93,6 +95,9 @@ class Request:
     scheme: Scheme
     recipe: Recipe
     note: str
+    asked: Format
+    """The format as it was asked for; the scheme's is rounded where silicon would round it."""
+    lookup_bits: int | None = None
 
     @property
     def needs_inputs(self) -> bool:
@@ -138,10 +143,12 @@ def make_requests(options: CompareOptions) -> list[Request]:
             scale_rule=rule or options.scale_rule,
             scale_dtype=options.scale_dtype,
         )
+        asked = scheme.format
+        scheme, lookup_bits = _as_in_silicon(scheme, options.hardware)
         shown = f"{scheme.format_name}@{rule}" if rule else scheme.format_name
         for other in requests:
             same_name = other.scheme.format_name == scheme.format_name
-            if same_name and other.scheme.formats != scheme.formats:
+            if same_name and (other.scheme.formats != scheme.formats or other.asked != asked):
                 raise ConfigError(
                     f"two different formats are called {scheme.format_name!r}: rename one"
                 )
@@ -150,7 +157,7 @@ def make_requests(options: CompareOptions) -> list[Request]:
             if row in {request.name for request in requests}:
                 what = f"format {shown!r}" if recipe.name == "rtn" else f"row {row!r}"
                 raise ConfigError(f"{what} is given twice")
-            requests.append(Request(row, scheme, recipe, _note(scheme)))
+            requests.append(Request(row, scheme, recipe, _note(scheme), asked, lookup_bits))
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests
@@ -172,11 +179,21 @@ def kv_scheme(options: CompareOptions) -> Scheme | None:
     return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
 
 
+def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
+    """The values to measure: where silicon is costed, those that it would hold."""
+    if hardware is None or scheme.alternatives:
+        return scheme, None
+    held = held_format(scheme.format, hardware.lookup_bits)
+    if held is scheme.format:
+        return scheme, None
+    return replace_scheme(scheme, format=held), hardware.lookup_bits
+
+
 def _note(scheme: Scheme) -> str:
     """What a reader of the row must know."""
     words = []
-    if scheme.scale_rule.name == "published":
-        words.append("published scaling: for comparison only")
+    if scheme.scale_rule.for_comparison:
+        words.append(f"{scheme.scale_rule.name} scaling: for comparison only")
     if scheme.format.minimum >= 0 or scheme.format.maximum <= 0:
         side = "negative" if scheme.format.minimum >= 0 else "positive"
         words.append(f"it has no {side} levels: {side} weights take the level nearest to zero")

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from studentfloat.errors import MissingDependencyError, StudentFloatError
 from studentfloat.formats import Format
 from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier
+from studentfloat.study.code_pairs import CodePairs
 from studentfloat.study.pareto import Candidate, frontier
 
 __all__ = [
@@ -19,8 +20,6 @@ __all__ = [
     "with_hardware",
 ]
 
-_LOOKUP_BITS = 8
-
 _COSTS = {
     "area": "area of a multiply-accumulate unit",
     "energy_fj": "energy per multiply-accumulate",
@@ -30,10 +29,22 @@ _COSTS = {
 
 @dataclass(frozen=True)
 class HardwareOptions:
-    """Which unit is costed, and in which cell library (none: the built-in generic one)."""
+    """What is costed.
+
+    Attributes
+    ----------
+    unit
+        As of :func:`studentfloat.hardware.cost`.
+    liberty
+        The cell library; none: the built-in generic one.
+    lookup_bits
+        Width of the fixed-point numbers that a format without an integer grid is rounded to,
+        for its quality as for its silicon.
+    """
 
     unit: str = "mac"
     liberty: tuple[str, ...] = field(default_factory=tuple)
+    lookup_bits: int = 8
 
 
 def hardware_is_installed() -> bool:
@@ -61,6 +72,7 @@ def with_hardware(
     comparison: Comparison,
     formats: Sequence[tuple[str, Format]],
     options: HardwareOptions | None = None,
+    codes: CodePairs | None = None,
     *,
     progress: Callable[[float, str], None] | None = None,
 ) -> Comparison:
@@ -72,30 +84,49 @@ def with_hardware(
         Of any model.
     formats
         Name of each row, and its format. Rows that share a format (under another scale
-        rule, say) share its silicon.
+        rule, say) share its silicon, but not the codes that it meets.
     options
         The unit and the library.
+    codes
+        By the row's name, which pairs of codes meet.
     progress
         Told about each format that is done; those in the cache are at once.
     """
-    from studentfloat.hardware import cost, load_library
-
-    wanted = options or HardwareOptions()
-    distinct, refused = _buildable(formats)
+    wanted, met = options or HardwareOptions(), codes or CodePairs()
+    buildable, refused = _buildable(formats, wanted.lookup_bits)
+    if met.problem:
+        refused.append(f"energy is on uniform codes only: {met.problem}")
     if refused:
         comparison = replace(comparison, cautions=(*comparison.cautions, *refused))
-    if not distinct:
-        return with_frontiers(comparison)
+    rows: dict[str, FormatHardware] = {}
+    while rest := [pair for pair in buildable if pair[0] not in rows]:
+        # Each format once at a time: the rows that share it come from the cache.
+        rows |= _costed(list({fmt: (name, fmt) for name, fmt in rest[::-1]}.values())[::-1],
+                        wanted, met, progress)  # fmt: skip
+    hardware = tuple(rows[name] for name, _ in formats if name in rows)
+    return with_frontiers(replace(comparison, hardware=hardware))
+
+
+def _costed(
+    formats: Sequence[tuple[str, Format]],
+    options: HardwareOptions,
+    codes: CodePairs,
+    progress: Callable[[float, str], None] | None,
+) -> dict[str, FormatHardware]:
+    """Silicon of rows of different formats, by the row's name."""
+    from studentfloat.hardware import cost, load_library
+
     table = cost(
-        distinct,
-        unit=wanted.unit,
-        library=load_library(wanted.liberty),
-        lookup_bits=(_LOOKUP_BITS,),
+        [fmt for _, fmt in formats],
+        unit=options.unit,
+        library=load_library(options.liberty),
+        lookup_bits=(options.lookup_bits,),
+        code_histograms={fmt.name: codes.counts[n] for n, fmt in formats if n in codes.counts},
+        codes=codes.codes,
         progress=progress,
     )
-    by_format = dict(zip(distinct, table.formats, strict=True))
-    hardware = tuple(
-        FormatHardware(
+    return {
+        name: FormatHardware(
             name=name,
             unit=table.unit,
             library=table.library,
@@ -106,29 +137,30 @@ def with_hardware(
             area_relative_to_int4=row.area_relative_to_int4,
             delay_ns=row.delay_ns,
             energy_fj=row.energy_fj,
+            energy_spread_fj=row.energy_spread_fj,
+            energy_real_fj=row.energy_real_fj,
+            codes=None if row.energy_real_fj is None else table.codes,
             proved=row.proved,
         )
-        for name, fmt in formats
-        if (row := by_format.get(fmt)) is not None
-    )
-    return with_frontiers(replace(comparison, hardware=hardware))
+        for (name, _), row in zip(formats, table.formats, strict=True)
+    }
 
 
-def _buildable(formats: Sequence[tuple[str, Format]]) -> tuple[list[Format], list[str]]:
-    """The different formats that hardware can be made of; and why the others cannot."""
+def _buildable(
+    formats: Sequence[tuple[str, Format]], lookup_bits: int
+) -> tuple[list[tuple[str, Format]], list[str]]:
+    """The rows that hardware can be made of; and why the others cannot."""
     from studentfloat.hardware import resolve_operand
 
-    distinct: list[Format] = []
-    refused = []
+    buildable, refused = [], []
     for name, fmt in formats:
         try:
-            resolve_operand(fmt, (_LOOKUP_BITS,))
+            resolve_operand(fmt, (lookup_bits,))
         except StudentFloatError as error:
             refused.append(f"{name} is not costed in silicon: {error}")
         else:
-            if fmt not in distinct:
-                distinct.append(fmt)
-    return distinct, refused
+            buildable.append((name, fmt))
+    return buildable, refused
 
 
 def with_frontiers(comparison: Comparison) -> Comparison:
@@ -152,6 +184,9 @@ def _frontier(comparison: Comparison, cost: str) -> Frontier | None:
             value = float(of_it)
             if cost == "area":
                 spread, unit = silicon.area_spread, silicon.area_unit
+            else:
+                spread = silicon.energy_spread_fj or 0.0
+                value = value if silicon.energy_real_fj is None else silicon.energy_real_fj
         candidates.append(
             Candidate(row.name, value, getattr(row, loss), spread, _loss_error(row, loss))
         )

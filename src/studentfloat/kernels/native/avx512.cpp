@@ -6,12 +6,151 @@
 
 namespace studentfloat {
 
+#include "scalars.inl"
+#include "prepare.inl"
+#include "read.inl"
+
+namespace {
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+ALWAYS_INLINE __mmask16 first_lanes(int64_t count) {
+  return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
+}
+
+// See codec.inl.
+struct Lanes {
+  __m512 thresholds, middle, three, eleven;
+  __m512i codes, magnitude;  // magnitude: the greatest seen, as bits
+
+  explicit Lanes(const Encoder& e)
+      : thresholds(_mm512_loadu_ps(e.thresholds)),
+        middle(_mm512_set1_ps(e.thresholds[7])),
+        three(_mm512_set1_ps(e.thresholds[3])),
+        eleven(_mm512_set1_ps(e.thresholds[11])),
+        codes(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e.codes)))),
+        magnitude(_mm512_setzero_si512()) {}
+
+  bool all_finite() const { return _mm512_reduce_max_epu32(magnitude) < 0x7F800000; }
+
+  ALWAYS_INLINE void extremes(const float* x, int64_t count, float* greatest, float* least) {
+    __m512 above = _mm512_setzero_ps(), below = above;
+    const __m512i number = _mm512_set1_epi32(0x7FFFFFFF);
+    for (int64_t i = 0; i < count; i += 16) {
+      __m512 v = _mm512_maskz_loadu_ps(first_lanes(count - i), x + i);
+      above = _mm512_max_ps(above, v);
+      below = _mm512_min_ps(below, v);
+      magnitude =
+          _mm512_max_epu32(magnitude, _mm512_and_si512(_mm512_castps_si512(v), number));
+    }
+    // Both at once: the upper half of a register is for the least, negated.
+    __m512 negated = _mm512_sub_ps(_mm512_setzero_ps(), below);
+    __m512 both = _mm512_max_ps(_mm512_shuffle_f32x4(above, negated, 0x44),
+                                _mm512_shuffle_f32x4(above, negated, 0xEE));
+    both = _mm512_max_ps(both, _mm512_shuffle_f32x4(both, both, 0xB1));
+    both = _mm512_max_ps(both, _mm512_permute_ps(both, 0x4E));
+    both = _mm512_max_ps(both, _mm512_permute_ps(both, 0xB1));
+    *greatest = _mm512_cvtss_f32(both);
+    *least = -_mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
+  }
+
+  // Four steps of a binary search in a register.
+  ALWAYS_INLINE __m512i level(__m512 v) const {
+    __mmask16 upper = _mm512_cmp_ps_mask(v, middle, _CMP_GT_OQ);
+    __m512i at = _mm512_maskz_set1_epi32(upper, 8);
+    __mmask16 next = _mm512_cmp_ps_mask(v, _mm512_mask_blend_ps(upper, three, eleven), _CMP_GT_OQ);
+    at = _mm512_mask_add_epi32(at, next, at, _mm512_set1_epi32(4));
+    // Permutations look at the lowest 4 bits: the place minus one is that of the threshold.
+    for (int step = 2; step >= 1; step /= 2) {
+      __m512 cut = _mm512_permutexvar_ps(
+          _mm512_add_epi32(at, _mm512_set1_epi32(step - 1)), thresholds);
+      at = _mm512_mask_add_epi32(at, _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ), at,
+                                 _mm512_set1_epi32(step));
+    }
+    return at;
+  }
+
+  ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
+    const __m512 by = _mm512_set1_ps(divisor);
+    for (int64_t i = 0; i < count; i += 16) {
+      __mmask16 lanes = first_lanes(count - i);
+      __m512 v = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, x + i), by);
+      __m512i code = _mm512_permutexvar_epi32(level(v), codes);
+      _mm_mask_storeu_epi8(out + i, lanes, _mm512_cvtepi32_epi8(code));
+    }
+  }
+};
+
+struct LookUp {
+  __m512 table;
+  OutType type;
+
+  bool stream;
+
+  LookUp(const float* values, OutType out, bool streams)
+      : table(_mm512_loadu_ps(values)), type(out), stream(streams) {}
+
+  void finish() const {
+    if (stream) _mm_sfence();
+  }
+
+  ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, float* out) const {
+    if (stream) _mm512_stream_ps(out, v);
+    else _mm512_mask_storeu_ps(out, lanes, v);
+  }
+
+  ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, uint16_t* out) const {
+    __m256i halves;
+    if (type == OutType::float16) {
+      halves = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+    } else {
+      // By hand: the instruction for it takes subnormal numbers for zero.
+      __m512i bits = _mm512_castps_si512(v);
+      __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+      __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+      halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+    }
+    if (stream) _mm256_stream_si256(reinterpret_cast<__m256i*>(out), halves);
+    else _mm256_mask_storeu_epi16(out, lanes, halves);
+  }
+
+  template <class Out>
+  void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int64_t i = 0; i < count; i += 16) {
+      __mmask16 lanes = first_lanes(count - i);
+      __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, codes + i));
+      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), lanes, out + i);
+    }
+  }
+
+  template <class Out>
+  void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
+    const __m512 factor = _mm512_set1_ps(scale);
+    // Eight bytes, each half of them in eight lanes, shifted to their code.
+    const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512i shift =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    for (int64_t i = 0; i < count; i += 16) {
+      int64_t left = count - i;
+      __m128i eight = left >= 16
+                          ? _mm_loadl_epi64(reinterpret_cast<const __m128i*>(packed + i / 2))
+                          : _mm_maskz_loadu_epi8(first_lanes((left + 1) / 2), packed + i / 2);
+      __m512i code = _mm512_srlv_epi32(
+          _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(eight)), shift);
+      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), first_lanes(left), out + i);
+    }
+  }
+};
+
+}  // namespace
+
+#include "codec.inl"
+
 namespace {
 
 // How far ahead of the multiplication codes are fetched.
-constexpr int64_t kAhead = 32 * kLine;
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
+constexpr int64_t kAhead = 64 * kLine;
 
 template <ScaleType T>
 ALWAYS_INLINE __m512 load_scales(const void* scales, int64_t at) {
@@ -181,8 +320,7 @@ ALWAYS_INLINE void int8_group(const Matrix& m, const char* x, const float* steps
 }
 
 __mmask16 row_mask(const Matrix& m, int64_t g) {
-  int64_t rows = m.rows - g * kRows;
-  return rows >= kRows ? 0xFFFF : static_cast<__mmask16>((1u << rows) - 1);
+  return first_lanes(m.rows - g * kRows);
 }
 
 // The compiled kernel for a number of columns and a scale type.
@@ -248,7 +386,17 @@ using Bfloat16Call = FloatCall<Bfloat16, T>;
 
 }  // namespace
 
-const InstructionSet kAvx512 = {"avx512", by_scale_type<Float32Call>,
-                                by_scale_type<Bfloat16Call>, by_scale_type<Int8Call>};
+const InstructionSet kAvx512 = {
+    "avx512",
+    by_scale_type<Float32Call>,
+    by_scale_type<Bfloat16Call>,
+    by_scale_type<Int8Call>,
+    prepare_float32,
+    prepare_bfloat16,
+    prepare_int8,
+    encode,
+    decode,
+    read_bytes,
+};
 
 }  // namespace studentfloat

@@ -39,7 +39,7 @@ int available_sets(const InstructionSet** sets) {
 #ifdef STUDENTFLOAT_X86
   __builtin_cpu_init();
   if (has_avx512()) sets[count++] = &kAvx512;
-  //AVX2 if (has_avx2()) sets[count++] = &kAvx2;
+  if (has_avx2()) sets[count++] = &kAvx2;
 #endif
   sets[count++] = &kPlain;
   return count;

@@ -55,9 +55,66 @@ struct Activations {
 using Multiply = void (*)(const Matrix&, const Activations&, float* out, int64_t out_stride,
                           int64_t first_group, int64_t last_group);
 
+// Lays out columns [first, last) of row-major activations of m.columns numbers each.
+struct Prepare {
+  const Matrix& m;
+  int64_t block_size;
+  const void* x;
+  bool x_is_bfloat16;
+  int64_t count;                      // columns in all
+  int64_t segments;
+  void* values;                       // the three of Activations
+  float* scales;
+  int32_t* sums;
+};
+using PrepareFunction = void (*)(const Prepare&, int64_t first, int64_t last);
+
+// How numbers become codes.
+enum class ScaleRule : int32_t { absmax = 0, magnitude = 1, signed_peak = 2 };
+
+struct Encoder {
+  float thresholds[16];               // ascending, the rest infinite: level = how many are below
+  uint8_t codes[16];                  // of each level
+  int bits;
+  int thresholds_used;
+  ScaleRule rule;
+  float maximum, minimum, peak;       // of the format; peak: what signed_peak divides by
+  ScaleType scale_type;
+  bool rounds_away;
+};
+
+// Rows of `columns` numbers in blocks, to packed codes and one scale a block.
+struct Rows {
+  int64_t columns, block_size;
+  const float* numbers;
+  uint8_t* packed;
+  float* scales;
+};
+
+struct PackedRows {
+  int64_t columns, block_size;
+  int bits;
+  const uint8_t* packed;
+  const float* scales;
+  const float* table;                 // 16 values
+  OutType type;
+  void* out;
+  bool stream;                        // whether `out` will be out of the caches before it is read
+};
+
+// Returns 0, or kNotFinite, in which case the output means nothing.
+constexpr int kNotFinite = 1;
+using EncodeFunction = int (*)(const Encoder&, const Rows&, int64_t first, int64_t last);
+using DecodeFunction = void (*)(const PackedRows&, int64_t first, int64_t last);
+
 struct InstructionSet {
   const char* name;
   Multiply float32, bfloat16, int8;
+  PrepareFunction prepare_float32, prepare_bfloat16, prepare_int8;
+  EncodeFunction encode;
+  DecodeFunction decode;
+  // Reads memory and nothing else: the bound of a product with a vector.
+  uint64_t (*read)(const void* bytes, int64_t count);
 };
 
 extern const InstructionSet kPlain;

@@ -1,10 +1,8 @@
 #include "matrix.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -13,10 +11,11 @@
 #endif
 
 #include "cpu.h"
-#include "floats.h"
 #include "parallel.h"
 
 namespace studentfloat {
+
+#include "scalars.inl"
 
 namespace {
 
@@ -62,20 +61,23 @@ uint8_t* scratch(int which, size_t size) {
   return kept[which].data();
 }
 
-float x_at(const void* x, bool x_is_bfloat16, int64_t i) {
-  return x_is_bfloat16 ? float_of_bfloat16(static_cast<const uint16_t*>(x)[i])
-                       : static_cast<const float*>(x)[i];
-}
-
 }  // namespace
+
+void advise_huge_pages(void* bytes, size_t size) {
+#if defined(__linux__)
+  uintptr_t first = round_up(reinterpret_cast<uintptr_t>(bytes), kHugePage);
+  uintptr_t last = (reinterpret_cast<uintptr_t>(bytes) + size) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)bytes, (void)size;
+#endif
+}
 
 Buffer::Buffer(size_t size) : size_(size) {
   size_t alignment = size >= kHugePage ? kHugePage : 64;
   data_ = static_cast<uint8_t*>(std::aligned_alloc(alignment, round_up(std::max(size, size_t{1}), alignment)));
   if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-  if (alignment == kHugePage) madvise(data_, round_up(size, alignment), MADV_HUGEPAGE);
-#endif
+  advise_huge_pages(data_, round_up(size, alignment));
 }
 
 Buffer::~Buffer() { std::free(data_); }
@@ -166,7 +168,7 @@ void PackedMatrix::unpack_group(uint8_t* packed, int64_t group) const {
   int64_t bytes = row_bytes();
   int64_t rows = std::min(kRows, m.rows - group * kRows);
   for (int64_t r = 0; r < rows; ++r) {
-    uint8_t* row = packed + (group * kRows + r) * bytes;
+    uint8_t* row = packed + r * bytes;
     if (rows_are_lines()) {
       for (int64_t at = 0; at < bytes; at += 4) {
         std::memcpy(row + at, in + at / 4 * kLine + 4 * r,
@@ -184,7 +186,8 @@ void PackedMatrix::unpack_group(uint8_t* packed, int64_t group) const {
 }
 
 void PackedMatrix::unpack(uint8_t* packed) const {
-  for (int64_t g = 0; g < matrix_.groups; ++g) unpack_group(packed, g);
+  for (int64_t g = 0; g < matrix_.groups; ++g)
+    unpack_group(packed + g * kRows * row_bytes(), g);
 }
 
 float PackedMatrix::scale(int64_t row, int64_t block) const {
@@ -202,145 +205,43 @@ void PackedMatrix::unpack_scales(float* scales) const {
   }
 }
 
-namespace {
-
-// Where the 8 activations of a line go, by arithmetic (see Activations).
-constexpr int kPlaces[3][8] = {
-    {0, 1, 2, 3, 4, 5, 6, 7},
-    {0, 2, 4, 6, 1, 3, 5, 7},
-    {0, 4, 1, 5, 2, 6, 3, 7},
-};
-
-// Lays out one column, line by line: `put(place, i)` stores activation i of the row at a place,
-// `skip(place)` fills one that pads a block.
-template <class Put, class Skip>
-void lay_out(const Matrix& m, int64_t block_size, int64_t width, const int (&places)[8], Put put,
-             Skip skip) {
-  int64_t i = 0, at = 0;
-  for (int64_t b = 0; b < m.blocks; ++b) {
-    int64_t stop = std::min(i + block_size, m.columns);
-    for (; i < stop; at += width * kCodes) {
-      for (int k = 0; k < kCodes; ++k) {
-        if (i < stop) put(at + places[k], i++);
-        else skip(at + places[k]);
-      }
-    }
-  }
-}
-
-struct Columns {
-  const Matrix& m;
-  int64_t block_size;
-  const void* x;
-  bool x_is_bfloat16;
-  int64_t count;
-
-  int64_t tile(int64_t c) const { return c / kTile * kTile; }
-  int64_t width(int64_t c) const { return std::min(kTile, count - tile(c)); }
-
-  void to_float32(int64_t c, float* values) const {
-    float* to = values + tile(c) * m.lines * kCodes + (c - tile(c)) * kCodes;
-    lay_out(
-        m, block_size, width(c), kPlaces[0],
-        [&](int64_t at, int64_t i) { to[at] = x_at(x, x_is_bfloat16, c * m.columns + i); },
-        [&](int64_t at) { to[at] = 0; });
-  }
-
-  void to_bfloat16(int64_t c, uint16_t* values) const {
-    uint16_t* to = values + tile(c) * m.lines * kCodes + (c - tile(c)) * kCodes;
-    const uint16_t* halves = static_cast<const uint16_t*>(x) + c * m.columns;
-    const float* floats = static_cast<const float*>(x) + c * m.columns;
-    lay_out(
-        m, block_size, width(c), kPlaces[1],
-        [&](int64_t at, int64_t i) {
-          to[at] = x_is_bfloat16 ? halves[i] : bfloat16_of_float(floats[i]);
-        },
-        [&](int64_t at) { to[at] = 0; });
-  }
-
-  void to_int8(int64_t c, int64_t segments, int8_t* values, float* steps, int32_t* sums) const {
-    int64_t wide = width(c), first = tile(c), j = c - first;
-    int8_t* to = values + first * m.lines * kCodes + j * kCodes;
-    float* step = steps + first * segments + j;
-    int32_t* sum = sums + first * segments + j;
-    int64_t row = c * m.columns;
-    for (int64_t b = 0; b < m.blocks; ++b) {
-      int64_t i = b * block_size, stop = std::min(i + block_size, m.columns);
-      for (; i < stop; step += wide, sum += wide) {
-        int64_t end = std::min(i + kSegment * kCodes, stop);
-        float peak = 0;
-        bool finite = true;
-        for (int64_t k = i; k < end; ++k) {
-          float magnitude = std::fabs(x_at(x, x_is_bfloat16, row + k));
-          finite &= magnitude <= std::numeric_limits<float>::max();
-          peak = std::max(peak, magnitude);
-        }
-        float inverse = 127.0f / peak;
-        // The inverse of zero and of some subnormal numbers is infinite.
-        bool count_as_zero = !finite || !std::isfinite(inverse);
-        int32_t total = 0;
-        for (; i < end; to += wide * kCodes) {
-          for (int k = 0; k < kCodes; ++k) {
-            int32_t value = 0;
-            if (i < end && !count_as_zero)
-              value = static_cast<int32_t>(
-                  std::nearbyint(x_at(x, x_is_bfloat16, row + i) * inverse));
-            ++i;
-            to[kPlaces[2][k]] = static_cast<int8_t>(value);
-            total += value;
-          }
-        }
-        *step = finite ? peak / 127.0f : std::numeric_limits<float>::quiet_NaN();
-        *sum = -128 * total;
-      }
-    }
-  }
-};
-
-}  // namespace
-
 void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, float* out,
                             int64_t out_stride, Arithmetic arithmetic, int threads) const {
   const Matrix& m = matrix_;
   const InstructionSet& set = active_set();
-  Columns columns{m, block_size_, x, x_is_bfloat16, count};
   Activations prepared{count, 0, nullptr, nullptr, nullptr};
-  size_t numbers = static_cast<size_t>(count * m.lines * kCodes);
-  auto for_columns = [&](auto&& body) {
-    // One column is laid out faster than a thread wakes up.
-    parallel_for(count, count < 4 ? 1 : threads, [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) body(c);
-    });
-  };
+  Prepare job{m, block_size_, x, x_is_bfloat16, count, 0, nullptr, nullptr, nullptr};
+  PrepareFunction prepare = nullptr;
   Multiply kernel = nullptr;
+  size_t numbers = static_cast<size_t>(count * m.lines * kCodes);
   if (arithmetic == Arithmetic::float32) {
     kernel = set.float32;
     bool as_it_is = count == 1 && !x_is_bfloat16 && m.lines * kCodes == m.columns;
-    if (as_it_is) {
-      prepared.values = x;
-    } else {
-      float* values = reinterpret_cast<float*>(scratch(0, numbers * 4));
-      prepared.values = values;
-      for_columns([&](int64_t c) { columns.to_float32(c, values); });
-    }
+    prepare = as_it_is ? nullptr : set.prepare_float32;
+    job.values = as_it_is ? const_cast<void*>(x) : scratch(0, numbers * 4);
   } else if (arithmetic == Arithmetic::bfloat16) {
     kernel = set.bfloat16;
-    uint16_t* values = reinterpret_cast<uint16_t*>(scratch(0, numbers * 2));
-    prepared.values = values;
-    for_columns([&](int64_t c) { columns.to_bfloat16(c, values); });
+    prepare = set.prepare_bfloat16;
+    job.values = scratch(0, numbers * 2);
   } else {
     kernel = set.int8;
-    prepared.segments = (m.blocks - 1) * ceil_div(m.block_lines, kSegment) +
-                        ceil_div(m.last_lines, kSegment);
-    size_t steps = static_cast<size_t>(count * prepared.segments);
-    int8_t* values = reinterpret_cast<int8_t*>(scratch(0, numbers));
-    float* scales = reinterpret_cast<float*>(scratch(1, steps * 4));
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch(2, steps * 4));
-    prepared.values = values;
-    prepared.scales = scales;
-    prepared.sums = sums;
-    for_columns([&](int64_t c) { columns.to_int8(c, prepared.segments, values, scales, sums); });
+    prepare = set.prepare_int8;
+    job.segments = (m.blocks - 1) * ceil_div(m.block_lines, kSegment) +
+                   ceil_div(m.last_lines, kSegment);
+    size_t steps = static_cast<size_t>(count * job.segments);
+    job.values = scratch(0, numbers);
+    job.scales = reinterpret_cast<float*>(scratch(1, steps * 4));
+    job.sums = reinterpret_cast<int32_t*>(scratch(2, steps * 4));
   }
+  if (prepare) {
+    // A few columns are laid out faster than a thread wakes up.
+    parallel_for(count, count < 4 ? 1 : threads,
+                 [&](int64_t first, int64_t last) { prepare(job, first, last); });
+  }
+  prepared.segments = job.segments;
+  prepared.values = job.values;
+  prepared.scales = job.scales;
+  prepared.sums = job.sums;
   parallel_for(m.groups, threads, [&](int64_t first, int64_t last) {
     kernel(m, prepared, out, out_stride, first, last);
   });
@@ -349,23 +250,22 @@ void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, fl
 void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* out,
                               int threads) const {
   const Matrix& m = matrix_;
-  parallel_for(last - first, threads, [&](int64_t from, int64_t to) {
-    for (int64_t r = first + from; r < first + to; ++r) {
-      const uint8_t* group = m.codes + r / kRows * m.lines * kLine + 4 * (r % kRows);
-      int64_t at = (r - first) * m.columns;
-      for (int64_t b = 0; b < m.blocks; ++b) {
-        float factor = scale(r, b);
-        const uint8_t* line = group + b * m.block_lines * kLine;
-        int64_t size = std::min(block_size_, m.columns - b * block_size_);
-        for (int64_t i = 0; i < size; ++i, ++at) {
-          int code = line[i / kCodes * kLine + i % kCodes / 2] >> 4 * (i % 2) & 15;
-          float value = m.table[code] * factor;
-          if (type == OutType::float32) static_cast<float*>(out)[at] = value;
-          else if (type == OutType::bfloat16)
-            static_cast<uint16_t*>(out)[at] = bfloat16_of_float(value);
-          else static_cast<uint16_t*>(out)[at] = float16_of_float(value);
-        }
-      }
+  const InstructionSet& set = active_set();
+  size_t width = static_cast<size_t>(type == OutType::float32 ? 4 : 2);
+  parallel_for(ceil_div(last, kRows) - first / kRows, threads, [&](int64_t from, int64_t to) {
+    uint8_t* packed = scratch(1, static_cast<size_t>(kRows * row_bytes()));
+    float* scales = reinterpret_cast<float*>(scratch(2, static_cast<size_t>(kRows * m.blocks * 4)));
+    for (int64_t g = first / kRows + from; g < first / kRows + to; ++g) {
+      unpack_group(packed, g);
+      int64_t begin = std::max(first - g * kRows, int64_t{0});
+      int64_t end = std::min({last - g * kRows, m.rows - g * kRows, kRows});
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t b = 0; b < m.blocks; ++b) scales[r * m.blocks + b] = scale(g * kRows + r, b);
+      // Where row 0 of the group would be.
+      auto place = static_cast<uint8_t*>(out) +
+                   (g * kRows - first) * m.columns * static_cast<int64_t>(width);
+      PackedRows rows{m.columns, block_size_, bits_, packed, scales, m.table, type, place, false};
+      set.decode(rows, begin, end);
     }
   });
 }

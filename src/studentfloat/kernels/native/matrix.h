@@ -9,6 +9,9 @@
 
 namespace studentfloat {
 
+// Asks for huge pages under fresh memory: it is touched for the first time at less cost.
+void advise_huge_pages(void* bytes, size_t size);
+
 // Bytes on 64-byte lines (or huge pages, where they are large). Throws std::bad_alloc.
 class Buffer {
  public:
@@ -58,6 +61,7 @@ class PackedMatrix {
 
  private:
   void pack_group(const uint8_t* packed, int64_t group);
+  // Of one group: `packed` begins with its first row.
   void unpack_group(uint8_t* packed, int64_t group) const;
   // Whether the bytes of a row are the bytes of its lines, one after the other.
   bool rows_are_lines() const;

@@ -3,14 +3,19 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu.h"
 #include "matrix.h"
 #include "parallel.h"
+#include "sketch.h"
 
 namespace nb = nanobind;
 using namespace studentfloat;
@@ -21,6 +26,9 @@ template <class T>
 T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
+
+// Output of more bytes than a cache will hold until somebody reads it.
+constexpr int64_t kStreamFrom = int64_t{8} << 20;
 
 }  // namespace
 
@@ -38,6 +46,85 @@ NB_MODULE(_native, module) {
   module.def("instruction_set", [] { return std::string(active_set().name); });
   module.def("use_instruction_set", [](const std::string& name) { return use_set(name.c_str()); });
   module.def("thread_source", [] { return std::string(thread_source()); });
+
+  module.def(
+      "encode",
+      [](uintptr_t thresholds, uintptr_t codes, int levels, int bits, int rule, float maximum,
+         float minimum, float peak, int scale_type, bool rounds_away, uintptr_t numbers,
+         int64_t rows, int64_t columns, int64_t block_size, uintptr_t packed, uintptr_t scales,
+         int threads) {
+        Encoder encoder{};
+        for (int i = 0; i < 16; ++i) {
+          encoder.thresholds[i] = i + 1 < levels ? at<const float>(thresholds)[i]
+                                                 : std::numeric_limits<float>::infinity();
+          encoder.codes[i] = i < levels ? at<const uint8_t>(codes)[i] : 0;
+        }
+        encoder.bits = bits;
+        encoder.thresholds_used = levels - 1;
+        encoder.rule = static_cast<ScaleRule>(rule);
+        encoder.maximum = maximum;
+        encoder.minimum = minimum;
+        encoder.peak = peak;
+        encoder.scale_type = static_cast<ScaleType>(scale_type);
+        encoder.rounds_away = rounds_away;
+        Rows job{columns, block_size, at<const float>(numbers), at<uint8_t>(packed),
+                 at<float>(scales)};
+        const InstructionSet& set = active_set();
+        std::atomic<int> result{0};
+        parallel_for(rows, threads, [&](int64_t first, int64_t last) {
+          if (int failed = set.encode(encoder, job, first, last)) result = failed;
+        });
+        return result.load() == 0;
+      },
+      release());
+  module.def(
+      "decode",
+      [](uintptr_t packed, uintptr_t scales, uintptr_t table, int bits, int64_t rows,
+         int64_t columns, int64_t block_size, int type, uintptr_t out, int threads) {
+        PackedRows job{columns,
+                       block_size,
+                       bits,
+                       at<const uint8_t>(packed),
+                       at<const float>(scales),
+                       at<const float>(table),
+                       static_cast<OutType>(type),
+                       at<void>(out),
+                       rows * columns * 4 > kStreamFrom};
+        const InstructionSet& set = active_set();
+        parallel_for(rows, threads,
+                     [&](int64_t first, int64_t last) { set.decode(job, first, last); });
+      },
+      release());
+  module.def(
+      "sketch_range",
+      [](uintptr_t values, int64_t count) {
+        Range r = sketch_range(at<const float>(values), count);
+        return std::make_tuple(r.zeros, r.lowest, r.highest, r.minimum, r.maximum);
+      },
+      release());
+  module.def(
+      "sketch_tally",
+      [](uintptr_t values, int64_t count, int fraction_bits, int64_t first, int64_t width,
+         uintptr_t counts, uintptr_t fractions) {
+        sketch_tally(at<const float>(values), count, fraction_bits, first, width,
+                     at<int64_t>(counts), at<int64_t>(fractions));
+      },
+      release());
+  module.def("advise_huge_pages", [](uintptr_t bytes, size_t size) {
+    advise_huge_pages(at<void>(bytes), size);
+  });
+  module.def(
+      "read",
+      [](uintptr_t bytes, int64_t count, int threads) {
+        const InstructionSet& set = active_set();
+        std::atomic<uint64_t> total{0};
+        int64_t pages = count / 4096;
+        parallel_for(pages, threads, [&](int64_t first, int64_t last) {
+          total += set.read(at<const uint8_t>(bytes) + first * 4096, (last - first) * 4096);
+        });
+        return total.load();
+      },
+      release());
 
   nb::class_<PackedMatrix>(module, "Matrix")
       .def("__init__",

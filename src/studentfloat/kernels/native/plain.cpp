@@ -1,31 +1,16 @@
 // Plain C++: for every machine, and the measure of the others.
 
-#include <cstring>
-
 #include "kernels.h"
 
 namespace studentfloat {
 
+#include "scalars.inl"
+#include "prepare.inl"
+#include "read.inl"
+#include "generic.inl"
+#include "codec.inl"
+
 namespace {
-
-float float_of_bfloat16(uint16_t half) {
-  uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-float float_of_float16(uint16_t half) {
-  uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31, mantissa = half & 1023;
-  if (exponent == 0) {
-    float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
 
 void load_scales(const Matrix& m, int64_t at, float* scales) {
   for (int64_t r = 0; r < kRows; ++r) {
@@ -122,6 +107,9 @@ void multiply(const Matrix& m, const Activations& x, float* out, int64_t stride,
 
 }  // namespace
 
-const InstructionSet kPlain = {"plain", multiply<Float32>, multiply<Bfloat16>, multiply<Int8>};
+const InstructionSet kPlain = {
+    "plain",         multiply<Float32>, multiply<Bfloat16>, multiply<Int8>, prepare_float32,
+    prepare_bfloat16, prepare_int8,     encode,             decode,         read_bytes,
+};
 
 }  // namespace studentfloat

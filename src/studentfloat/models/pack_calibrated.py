@@ -1,0 +1,221 @@
+"""Quantize a model by any method and write it packed, a shard for each block.
+
+What decides a block's bytes is the blocks before it: a run that was killed puts finished
+blocks back in place and goes on with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from studentfloat.errors import ModelError
+from studentfloat.models.blocks import find_blocks
+from studentfloat.models.calibration import Calibration
+from studentfloat.models.driver import ModelQuantizer
+from studentfloat.models.load import LoadedModel, load_model
+from studentfloat.models.pack import identity_of
+from studentfloat.models.pack_writer import PackWriter, Shard
+from studentfloat.models.packed_files import parse_layout, read_raw
+from studentfloat.models.quantized import QuantizedBlock
+from studentfloat.models.residency import BlockResidency, load_block_by_block
+from studentfloat.models.skeleton import orientation_of
+from studentfloat.models.sources import ModelSource
+from studentfloat.models.stream import list_tensors
+from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.stored import StoredWeight
+from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization, record_from_json
+
+__all__ = ["calibrate_checkpoint"]
+
+_PLAIN_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
+_FLOATS = {**_PLAIN_TYPES, "BF16": torch.bfloat16}
+
+Progress = Callable[[float, str], None]
+
+
+def calibrate_checkpoint(
+    source: ModelSource,
+    scheme: Scheme,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    calibration: Calibration | None = None,
+    embeddings: bool = False,
+    head: bool = False,
+    progress: Progress = lambda share, what: None,
+) -> PackedModel:
+    """Quantize a model by a method, block by block, and write it packed.
+
+    Parameters
+    ----------
+    source
+        From :func:`~studentfloat.models.find_model`.
+    scheme, recipe
+        What to, and how.
+    directory
+        Where to: new, empty, or that of the same run interrupted, which goes on.
+    calibration
+        What text methods see; see :class:`~studentfloat.models.Calibration`.
+    embeddings, head
+        Whether to quantize these too, to nearest.
+    progress
+        Told about every block.
+
+    Returns
+    -------
+    PackedModel
+        What was done, weight by weight.
+
+    Raises
+    ------
+    ConfigError
+        If the directory holds something else.
+    StudentFloatError
+        On a method, scheme, model or text that cannot be used; finished blocks are kept.
+    """
+    progress(0.0, f"loading {source.name}")
+    model, residency = _load(source, progress)
+    work = ModelQuantizer(
+        model,
+        scheme,
+        recipe,
+        calibration,
+        embeddings=embeddings,
+        head=head,
+        residency=residency,
+        progress=progress,
+    )
+    packing = _Packing(model, source, {site.name: site for site in work.sites})
+    blocks = [name for name, _ in find_blocks(model.module, packing.parameters())]
+    shards = len(blocks) + 1
+    settings = {"embeddings": embeddings, "head": head, **work.settings}
+    writer = PackWriter(directory, identity_of(source, scheme, settings), shards, source)
+    if (done := writer.finished()) is not None:
+        return done
+    finished: list[QuantizedBlock] = []
+    for number, name in enumerate(blocks, 1):
+        if not writer.is_done(number):
+            break
+        finished.append(packing.read(writer, number, name))
+    changed: set[str] = set()
+    outside: QuantizedBlock | None = None
+    for number, block in enumerate(work.run(finished), 1):
+        if not block.name:
+            outside = block
+            continue
+        changed |= set(block.changed)
+        if number > len(finished):
+            writer.write(number, packing.shard(block))
+    if not writer.is_done(shards):
+        writer.write(shards, packing.rest(outside, changed, tuple(work.skipped)))
+    return writer.finish()
+
+
+def _load(source: ModelSource, progress: Progress) -> tuple[LoadedModel, BlockResidency | None]:
+    """One block at a time where the checkpoint allows it, else as a whole, which is said."""
+    try:
+        return load_block_by_block(source, _block_names)
+    except ModelError as error:
+        progress(0.0, f"loading as a whole: {error}")
+        return load_model(source), None
+
+
+def _block_names(module: nn.Module) -> list[str]:
+    sites, _ = walk_weights(module)
+    return [name for name, _ in find_blocks(module, {id(site.parameter) for site in sites})]
+
+
+class _Packing:
+    """Names and types that a model's weights have in its checkpoint."""
+
+    def __init__(
+        self, model: LoadedModel, source: ModelSource, sites: Mapping[str, WeightSite]
+    ) -> None:
+        self._module, self._sites = model.module, sites
+        tensors, damaged = list_tensors(source.weight_files)
+        for reason in damaged.values():
+            raise ModelError(reason)
+        self._source = {tensor.name: tensor for tensor in tensors}
+        self._prefix = f"{getattr(model.module, 'base_model_prefix', '')}."
+        usual = [t.dtype for t in tensors if t.dtype in _FLOATS]
+        self._usual = max(set(usual), key=usual.count) if usual else "F32"
+
+    def parameters(self) -> set[int]:
+        """``id`` of every parameter that is quantized."""
+        return {id(site.parameter) for site in self._sites.values()}
+
+    def stored_name(self, name: str) -> str:
+        """The checkpoint's name for a parameter; its own where the checkpoint has none."""
+        spellings = (name, name.removeprefix(self._prefix), self._prefix + name)
+        return next((n for n in spellings if n in self._source), name)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        tensor = self._source.get(self.stored_name(name))
+        return _FLOATS.get(self._usual if tensor is None else tensor.dtype, torch.float32)
+
+    def _stored(self, name: str, weight: QuantizedWeight) -> tuple[StoredWeight, QuantizedWeight]:
+        site = self._sites[name]
+        # Calibrating is done in float32; what was quantized is of the checkpoint's type.
+        typed = replace(weight, base=replace(weight.base, dtype=self._dtype(name)))
+        shape = tuple(site.parameter.shape)
+        return StoredWeight.of(typed, shape, orientation_of(site.kind)), typed
+
+    def shard(self, block: QuantizedBlock) -> Shard:
+        """What a block's shard holds: its weights, and parameters that the method changed."""
+        weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
+        plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
+        records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
+        return Shard(weights, plain, records, ())
+
+    def rest(
+        self,
+        block: QuantizedBlock | None,
+        changed: set[str],
+        skipped: tuple[SkippedTensor, ...],
+    ) -> Shard:
+        """The last shard: what lies outside of blocks, and all that was left alone."""
+        shard = Shard({}, {}, (), ()) if block is None else self.shard(block)
+        state = self._module.state_dict()
+        tied = getattr(self._module, "all_tied_weights_keys", {})
+        left = [n for n in state if n not in self._sites and n not in changed and n not in tied]
+        plain = dict(shard.plain)
+        for name in left:
+            stored = self._source.get(self.stored_name(name))
+            if stored is not None:
+                plain[stored.name] = read_raw(stored)
+                continue
+            value = state[name].detach()
+            plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
+        named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
+        return Shard(shard.weights, plain, shard.records, named)
+
+    def read(self, writer: PackWriter, number: int, name: str) -> QuantizedBlock:
+        """A finished block as its shard has it."""
+        file, facts = writer.shard(number)
+        layout = parse_layout(facts["layout"])
+        tensors, _ = list_tensors([file])
+        files = {tensor.name: tensor for tensor in tensors}
+        by_name = {self.stored_name(parameter): parameter for parameter in self._names()}
+        weights = {}
+        for stored_name, stored in layout.items():
+            parts = {s: read_raw(files.pop(stored_name + s)) for s in stored.expected_parts()}
+            stored.check(parts, stored_name)
+            weight = stored.assemble(parts)
+            # As in the run that made it: values are put back in float32.
+            plain = replace(weight, base=replace(weight.base, dtype=torch.float32))
+            weights[by_name[stored_name]] = plain
+        changed: dict[str, Tensor] = {by_name[n]: read_raw(t) for n, t in files.items()}
+        records = tuple(record_from_json(TensorQuantization, r) for r in facts["records"])
+        order = [site for site in self._sites if site in weights]
+        return QuantizedBlock(name, {n: weights[n] for n in order}, changed, records)
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self._module.named_parameters()]

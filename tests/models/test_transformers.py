@@ -1,0 +1,362 @@
+"""Packed models in transformers: loading, saving, casting, moving, training on top."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from studentfloat.errors import ConfigError, ModelError
+from studentfloat.models import PackedCheckpoint, find_model, quantize_checkpoint
+from studentfloat.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
+from studentfloat.quantize import Scheme, fake_quantize
+from studentfloat.transformers import StudentFloatConfig
+from tests import tiny
+
+SCHEME = Scheme("sf4", block_size=16, scale_dtype="bfloat16")
+DECODERS = {
+    "llama": tiny.llama,
+    "gpt2": tiny.gpt2,
+    "mixtral": tiny.mixtral,
+    "gpt_oss": tiny.gpt_oss,
+}
+NEWEST = hasattr(transformers.quantizers.auto, "LOADING_ATTRIBUTES_CONFIG_TYPES")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["linear", "embeddings"])
+def embeddings(request) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def place(request, embeddings, tmp_path_factory) -> Path:
+    """A directory with a dense tiny model and the same packed."""
+    where = tmp_path_factory.mktemp(request.param)
+    source = find_model(str(tiny.save(DECODERS[request.param], where / "dense")))
+    quantize_checkpoint(source, SCHEME, where / "packed", embeddings=embeddings)
+    return where
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    source = find_model(str(tiny.save(tiny.llama, tmp_path / "dense")))
+    quantize_checkpoint(source, SCHEME, tmp_path / "packed", embeddings=True)
+    return tmp_path / "packed"
+
+
+def tokens(count: int = 24) -> torch.Tensor:
+    return torch.randint(4, 200, (2, count), generator=torch.Generator().manual_seed(5))
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(tokens()).logits
+
+
+def by_hand(place: Path):
+    """The dense model with its weights put through the quantizer one by one."""
+    model = AutoModelForCausalLM.from_pretrained(place / "dense")
+    names = set(
+        json.loads((place / "packed/config.json").read_text())["quantization_config"]["tensors"]
+    )
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        expert = parameter.dim() == 3
+        if name not in names and not expert:
+            continue
+        conv = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        turned = conv or (expert and "GptOss" in type(model).__name__)
+        matrix = parameter.data.transpose(-1, -2) if turned else parameter.data
+        values, _ = fake_quantize(matrix.contiguous(), SCHEME)
+        parameter.data = values.transpose(-1, -2).contiguous() if turned else values
+    return model
+
+
+def test_logits_are_those_of_the_quantized_weights(place: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(place / "packed")
+    assert any(isinstance(module, PackedModule) for module in model.modules())
+    torch.testing.assert_close(logits(model), logits(by_hand(place)), rtol=1e-4, atol=1e-4)
+
+
+def test_quantized_while_loading(place: Path, embeddings: bool) -> None:
+    config = StudentFloatConfig("sf4", block_size=16, embeddings=embeddings)
+    model = AutoModelForCausalLM.from_pretrained(place / "dense", quantization_config=config)
+    packed = AutoModelForCausalLM.from_pretrained(place / "packed")
+    assert torch.equal(logits(model), logits(packed))
+
+
+def test_saved_and_loaded_again(place: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(place / "packed")
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
+    assert PackedCheckpoint.open(tmp_path / "again").weights
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), expected)
+    # Saving must not disturb the model that was saved.
+    assert torch.equal(logits(model), expected)
+
+
+def test_dequantized(place: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(place / "packed")
+    expected = logits(model)
+    dense = model.dequantize()
+    assert not any(isinstance(module, PackedModule) for module in dense.modules())
+    torch.testing.assert_close(logits(dense), expected, rtol=1e-4, atol=1e-4)
+    dense.save_pretrained(tmp_path / "dense")
+    assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    torch.testing.assert_close(logits(again), logits(dense), rtol=1e-5, atol=1e-5)
+    original = AutoModelForCausalLM.from_pretrained(place / "dense")
+    assert {n: type(m) for n, m in again.named_modules()} == {
+        n: type(m) for n, m in original.named_modules()
+    }
+
+
+@pytest.mark.skipif(not NEWEST, reason="this transformers cannot pass dequantize=True on")
+def test_dequantized_while_loading(place: Path) -> None:
+    config = StudentFloatConfig(dequantize=True)
+    with pytest.warns(UserWarning, match="already has"):
+        dense = AutoModelForCausalLM.from_pretrained(place / "packed", quantization_config=config)
+    assert not any(isinstance(module, PackedModule) for module in dense.modules())
+    packed = AutoModelForCausalLM.from_pretrained(place / "packed")
+    torch.testing.assert_close(logits(dense), logits(packed), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(NEWEST, reason="this transformers passes dequantize=True on")
+def test_dequantizing_while_loading_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dequantize\(\)"):
+        StudentFloatConfig(dequantize=True)
+
+
+def test_generate(place: Path) -> None:
+    settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_pretrained(place / "packed")
+    expected = by_hand(place).generate(tokens(), **settings)
+    assert torch.equal(model.generate(tokens(), **settings), expected)
+
+
+def test_casting_leaves_scales_alone(llama: Path) -> None:
+    source = AutoModelForCausalLM.from_pretrained(
+        llama.parent / "dense",
+        quantization_config=StudentFloatConfig(
+            "sf4", block_size=16, scale_dtype="float32", embeddings=True
+        ),
+    )
+    before = {n: b.clone() for n, b in source.named_buffers() if n.endswith("_scale")}
+    assert {b.dtype for b in before.values()} == {torch.float32}
+    expected = logits(source)
+    matrix = source.model.layers[0].mlp.up_proj.matrix(torch.float32)
+    cast = source.to(torch.bfloat16)
+    after = dict(cast.named_buffers())
+    assert all(torch.equal(after[n], b) and after[n].dtype == b.dtype for n, b in before.items())
+    assert cast.get_input_embeddings()(tokens()).dtype == torch.bfloat16
+    assert logits(cast).dtype == torch.bfloat16
+    torch.testing.assert_close(logits(cast).float(), expected, rtol=0.1, atol=0.15)
+    layer = cast.model.layers[0].mlp.up_proj
+    assert torch.equal(layer.matrix(torch.float32), matrix)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loading_in_half_precision(place: Path, dtype: torch.dtype) -> None:
+    model = AutoModelForCausalLM.from_pretrained(place / "packed", dtype=dtype)
+    assert model.dtype == dtype
+    assert logits(model).dtype == dtype
+    scales = {b.dtype for n, b in model.named_buffers() if n.endswith("_scale")}
+    assert scales == {torch.bfloat16}
+
+
+def test_device_map_and_offload_to_disk(llama: Path, tmp_path: Path) -> None:
+    expected = logits(AutoModelForCausalLM.from_pretrained(llama))
+    whole = AutoModelForCausalLM.from_pretrained(llama, device_map="cpu")
+    assert torch.equal(logits(whole), expected)
+    placement = {
+        "model.embed_tokens": "cpu",
+        "model.rotary_emb": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+    }
+    split = AutoModelForCausalLM.from_pretrained(
+        llama, device_map=placement, offload_folder=tmp_path / "offload"
+    )
+    assert split.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    torch.testing.assert_close(logits(split), expected)
+    torch.testing.assert_close(logits(split), expected)
+
+
+def test_tied_head_is_stored_once(llama: Path) -> None:
+    names = PackedCheckpoint.open(llama).weights
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    assert isinstance(model.get_input_embeddings(), PackedEmbedding)
+    assert isinstance(model.get_output_embeddings(), PackedLinear)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_codes_live_once(llama: Path) -> None:
+    """After the first product codes are held by the kernel alone, and come back unharmed."""
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    layer = model.model.layers[0].mlp.up_proj
+    before = layer.weight.data.clone()
+    expected = logits(model)
+    if "_given_up" in layer.__dict__:
+        assert layer.weight.data.untyped_storage().nbytes() == 1
+    assert layer.weight.shape == before.shape
+    assert torch.equal(model.state_dict()["model.layers.0.mlp.up_proj.weight"], before)
+    assert torch.equal(logits(copy.deepcopy(model)), expected)
+    assert torch.equal(logits(pickle.loads(pickle.dumps(model))), expected)
+
+
+def test_int8_arithmetic_is_close_and_opt_in(llama: Path) -> None:
+    exact = AutoModelForCausalLM.from_pretrained(llama)
+    config = StudentFloatConfig("sf4", block_size=16, compute="int8")
+    rounded = AutoModelForCausalLM.from_pretrained(
+        llama.parent / "dense", quantization_config=config
+    )
+    for layer in rounded.modules():
+        if isinstance(layer, PackedLinear):
+            assert layer.compute == "int8"
+    a = exact.model.layers[0].mlp.up_proj
+    b = rounded.model.layers[0].mlp.up_proj
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
+    error = (a(x) - b(x)).norm() / a(x).norm()
+    assert 1e-5 < float(error) < 0.03
+    with pytest.raises(ConfigError, match="int3"):
+        StudentFloatConfig(compute="int3")
+
+
+def test_gradients_flow_to_inputs_only(llama: Path) -> None:
+    layer = AutoModelForCausalLM.from_pretrained(llama).model.layers[0].mlp.up_proj
+    x = torch.randn(3, 48, dtype=torch.float32, requires_grad=True)
+    layer(x).square().sum().backward()
+    weight = layer.matrix(torch.float32)
+    y = x.detach().clone().requires_grad_()
+    nn.functional.linear(y, weight).square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-4)
+    assert not any(p.requires_grad for n, p in layer.named_parameters() if n != "bias")
+
+
+def test_lora_by_hand_learns(llama: Path) -> None:
+    """A short fine-tune of a low-rank path beside one packed layer: the loss falls."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    layer = model.model.layers[1].mlp.down_proj
+    down = nn.Parameter(0.1 * torch.randn(4, layer.in_features))
+    up = nn.Parameter(torch.zeros(layer.out_features, 4))
+    layer.register_forward_hook(lambda module, args, out: out + args[0] @ down.T @ up.T)
+    optimizer = torch.optim.Adam([down, up], lr=0.02)
+    losses = []
+    for _ in range(12):
+        loss = model(tokens(), labels=tokens()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.05
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_peft_accepts_it(llama: Path) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    expected = logits(model)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    tuned = peft.get_peft_model(model, config)
+    torch.testing.assert_close(logits(tuned), expected)
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    assert trained
+    optimizer = torch.optim.Adam(trained, lr=0.02)
+    losses = []
+    for _ in range(12):
+        loss = tuned(tokens(), labels=tokens()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_encoder(tmp_path: Path) -> None:
+    source = find_model(str(tiny.save(tiny.bert, tmp_path / "dense")))
+    quantize_checkpoint(source, SCHEME, tmp_path / "packed")
+    model = AutoModel.from_pretrained(tmp_path / "packed")
+    dense = AutoModel.from_pretrained(tmp_path / "packed").dequantize()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(tokens()).last_hidden_state, dense(tokens()).last_hidden_state
+        )
+
+
+def test_convolutions(tmp_path: Path) -> None:
+    source = find_model(str(tiny.save(tiny.resnet, tmp_path / "dense", tokenizer=False, spread=1)))
+    quantize_checkpoint(source, SCHEME, tmp_path / "packed")
+    load = transformers.ResNetForImageClassification.from_pretrained
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        packed = load(tmp_path / "packed")(images).logits
+        dense = load(tmp_path / "packed").dequantize()(images).logits
+        original = load(tmp_path / "dense")(images).logits
+    torch.testing.assert_close(packed, dense)
+    assert not torch.equal(packed, original)
+
+
+def test_modules_left_alone(llama: Path) -> None:
+    config = StudentFloatConfig("nf4", modules_to_not_convert=["down_proj"])
+    model = AutoModelForCausalLM.from_pretrained(llama.parent / "dense", quantization_config=config)
+    assert type(model.model.layers[0].mlp.down_proj) is nn.Linear
+    assert isinstance(model.model.layers[0].mlp.up_proj, PackedLinear)
+
+
+def test_misuse() -> None:
+    with pytest.raises(ConfigError, match="surprise"):
+        StudentFloatConfig(surprise=1)
+    with pytest.raises(ConfigError, match="calibration"):
+        StudentFloatConfig(scale_rule="weighted-mse")
+    with pytest.raises(ModelError, match="version 9"):
+        StudentFloatConfig(version=9, formats={}, schemes=[], tensors={})
+
+
+def test_damaged_scales_are_refused(llama: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = next(llama.glob("*.safetensors"))
+    state = load_file(file)
+    state["model.layers.0.mlp.up_proj.weight_scale"][0, 0] = float("inf")
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj\.weight_scale"):
+        AutoModelForCausalLM.from_pretrained(llama)
+
+
+def test_registering_again_does_nothing() -> None:
+    from studentfloat.models.integration import register
+
+    register()
+    register()
+
+
+def test_without_the_plug_in_it_fails_loudly(llama: Path) -> None:
+    script = (
+        f"import transformers\ntransformers.AutoModelForCausalLM.from_pretrained({str(llama)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ},
+    )
+    assert done.returncode != 0
+    assert "mismatch" in done.stderr.lower()
