@@ -3,7 +3,8 @@
     pip install 'studentfloat[models,benchmark]' && python benchmarks/kernels.py --threads 1
 
 Everything runs in one process, the calls taken in turn: the times are medians over rounds, the
-ratios medians of ratios within a round, so that a drift of the machine's speed cancels. Weights
+ratios medians of ratios within a round, so that a drift of the machine's speed cancels (with
+--clock cpu, so do calls that others interrupt: long ones would look slower than they are). Weights
 are cold: every call takes the next of several copies, together larger than the last cache.
 Products are of a `rows` by `columns` matrix in sf4 (blocks as asked for, bfloat16 scales) with 1
 to 512 columns of activations. "plain read" adds up the same bytes and does nothing else.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,10 +28,14 @@ from torch import Tensor
 
 from studentfloat.formats import get_format
 from studentfloat.kernels import instruction_set, reference
+from studentfloat.kernels.arrays import empty_like
 from studentfloat.kernels.codec import decode
 from studentfloat.kernels.dispatch import native
 from studentfloat.quantize import Scheme, quantize
-from studentfloat.quantize.compiled import _table
+from studentfloat.quantize.compiled import value_table
+
+# This file bears the name of a package that bitsandbytes looks for.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 Call = Callable[[int], object]
 COLD_BYTES = 96 << 20  # three times the last cache of the machine that docs/kernels.md names
@@ -64,15 +70,18 @@ def ours(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
     module = native()
     if module is not None:
         size = matrices[0].nbytes
-        bytes_ = [torch.ones(size, dtype=torch.uint8) for _ in range(count)]
+        # In huge pages, as the matrices are.
+        bytes_ = [empty_like(x, (size,), "uint8").fill_(1) for _ in range(count)]
         yield (
             "plain read",
             lambda i: module.read(bytes_[i % count].data_ptr(), size, case.threads),
         )
     short = x.bfloat16()
+    # Each begins at another copy, so that none finds what the one before has fetched.
+    second, third = count // 3, 2 * count // 3
     yield "ours, int8", lambda i: matrices[i % count].matmul(x, compute="int8")
-    yield "ours, bfloat16", lambda i: matrices[i % count].matmul(short)
-    yield "ours, float32", lambda i: matrices[i % count].matmul(x)
+    yield "ours, bfloat16", lambda i: matrices[(i + second) % count].matmul(short)
+    yield "ours, float32", lambda i: matrices[(i + third) % count].matmul(x)
 
 
 def torch_bfloat16(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
@@ -102,7 +111,6 @@ def bitsandbytes(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
 
 
 def onnxruntime(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
-    import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
@@ -143,8 +151,7 @@ def onnxruntime(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
         # Threads that go on spinning would slow down whoever is called next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         count = case.copies(4)
-        binary = onnx._serialize(model) if hasattr(onnx, "_serialize") else None
-        binary = binary or model.SerializeToString()
+        binary = model.SerializeToString()
         made = [
             ort.InferenceSession(binary, options, providers=["CPUExecutionProvider"])
             for _ in range(count)
@@ -168,12 +175,14 @@ def openvino(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
         quantized = quantize(case.weight, scheme)
         shape = ov.Shape([case.rows, blocks, case.block])
         requests = []
-        for _ in range(case.copies(4)):
-            packed = np.ascontiguousarray(quantized.packed.numpy()).copy()
+        # The constants do not own what they are made of.
+        kept = [quantized.packed.numpy().copy() for _ in range(case.copies(4))]
+        scales = quantized.block_scales().numpy().astype(np.float16)[..., None].copy()
+        for packed in kept:
             codes = op.constant(ov.Tensor(packed, shape, kind))
-            scales = quantized.block_scales().numpy().astype(np.float16)[..., None]
             wide = op.multiply(op.convert(codes, "f16"), op.constant(scales))
-            flat = op.reshape(wide, op.constant([case.rows, case.columns]), special_zero=False)
+            whole = op.constant(np.array([case.rows, case.columns], dtype=np.int64))
+            flat = op.reshape(wide, whole, special_zero=False)
             given = op.parameter([-1, case.columns], ov.Type.f32)
             product = op.matmul(given, op.convert(flat, "f32"), False, True)
             compiled = core.compile_model(
@@ -184,7 +193,7 @@ def openvino(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
             requests.append(compiled.create_infer_request())
         yield (
             name,
-            lambda i, requests=requests: requests[i % len(requests)].infer([numbers], True, True),
+            lambda i, r=requests, kept=kept: r[i % len(kept)].infer([numbers], True, True),
         )
 
 
@@ -215,9 +224,9 @@ def codecs(case: Case, missing: set[str]) -> dict[str, dict[str, Call]]:
     """Every way to quantize and to dequantize."""
     weight, scheme = case.weight, case.scheme
     quantized = quantize(weight, scheme)
-    scales, table = quantized.block_scales(), _table(scheme.format)
-    out = torch.empty_like(weight)
-    copy = torch.ones_like(weight)
+    scales, table = quantized.block_scales(), value_table(scheme.format)
+    out = empty_like(weight, tuple(weight.shape), "float32")
+    copy = empty_like(weight, tuple(weight.shape), "float32").fill_(1)
     size = copy.nbytes
     module = native()
     levels = torch.tensor(get_format("sf4").levels)
@@ -267,18 +276,26 @@ def codecs(case: Case, missing: set[str]) -> dict[str, dict[str, Call]]:
     return {"quantize": to_codes, "dequantize": to_numbers}
 
 
-def measure(calls: dict[str, Call], rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(
+    calls: dict[str, Call],
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float],
+    copies: int = 1,
+) -> dict[str, list[float]]:
     """Seconds of each call, round by round; slow ones get fewer rounds, but at least three."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        call(0)
-        call(1)
+        for i in range(copies):  # some repack a copy when it is first used
+            call(i)
+    rng = np.random.default_rng(0)
     started = time.perf_counter()
     for i in range(rounds):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            call(i)
-            times[name].append(time.perf_counter() - begun)
+        # In another order each time: who comes after whom makes a difference.
+        for name in rng.permutation(list(calls)):
+            begun = clock()
+            calls[name](i)
+            times[name].append(clock() - begun)
         if i >= 2 and time.perf_counter() - started > seconds:
             break
     return times
@@ -303,31 +320,41 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 8, 64, 512])
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=8, help="of each table, about")
+    parser.add_argument("--seconds", type=float, default=8, help="a table, about, after warming up")
     parser.add_argument("--no-codecs", action="store_true")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time, for one thread on a machine that others use too",
+    )
     parser.add_argument("--json", help="where to write the figures too")
     options = parser.parse_args()
+    if options.clock == "cpu" and options.threads > 1:
+        parser.error("processor time says nothing about several threads: take --threads 1")
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
     torch.set_num_threads(options.threads)
     case = Case(*options.shape, options.block, options.threads)
     print(
         f"{case.rows} x {case.columns}, blocks of {case.block}, {case.threads} thread(s), "
-        f"{instruction_set()}"
+        f"{instruction_set()}, {options.clock} time"
     )
     missing: set[str] = set()
     rows = []
     for count in options.columns:
-        times = measure(products(case, count, missing), options.rounds, options.seconds)
+        calls = products(case, count, missing)
+        times = measure(calls, options.rounds, options.seconds, clock, case.copies(4))
         baseline = "plain read" if count == 1 and "plain read" in times else "torch bfloat16"
         rows += report(f"matrix x {count}", times, baseline)
     if not options.no_codecs:
         for title, calls in codecs(case, missing).items():
-            times = measure(calls, options.rounds, options.seconds / 2)
+            times = measure(calls, options.rounds, options.seconds / 2, clock)
             rows += report(title, times, "plain read" if "plain read" in times else "ours")
     if missing:
         print(f"\nnot measured: {', '.join(sorted(missing))}")
     if options.json:
-        with Path(options.json).open("w", encoding="utf-8") as file:
-            json.dump({"case": vars(case), "missing": sorted(missing), "rows": rows}, file)
+        found = {"case": vars(case), "missing": sorted(missing), "rows": rows}
+        Path(options.json).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from studentfloat.kernels.codec import SCALE_TYPES, CodeBook, Encoded, ScaleRule
 from studentfloat.kernels.dispatch import native, warn_slow
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
-__all__ = ["can_decode", "can_encode", "decode_rows", "encode_rows"]
+__all__ = ["can_decode", "can_encode", "decode_rows", "encode_rows", "value_table"]
 
 _MOST_BITS = 4
 _RULES = {"absmax": ScaleRule.ABSMAX, "published": ScaleRule.MAGNITUDE}
@@ -76,7 +76,7 @@ def decode_rows(
     decode(
         packed.contiguous(),
         scales.contiguous(),
-        _table(number_format),
+        value_table(number_format),
         out,
         bits=number_format.bits,
         block_size=block_size,
@@ -104,7 +104,8 @@ def _code_book(number_format: Format) -> CodeBook:
 
 
 @lru_cache(maxsize=512)
-def _table(number_format: Format) -> npt.NDArray[np.float32]:
+def value_table(number_format: Format) -> npt.NDArray[np.float32]:
+    """The value of each of 16 codes, NaN where there is none."""
     table = np.full(1 << _MOST_BITS, np.nan, dtype=np.float32)
     table[: len(number_format.decode_table)] = number_format.decode_table
     return table

@@ -150,7 +150,7 @@ struct LookUp {
 namespace {
 
 // How far ahead of the multiplication codes are fetched.
-constexpr int64_t kAhead = 32 * kLine;
+constexpr int64_t kAhead = 64 * kLine;
 
 template <ScaleType T>
 ALWAYS_INLINE __m512 load_scales(const void* scales, int64_t at) {
