@@ -36,6 +36,7 @@ SURFACE = {
         "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
+    "studentfloat.models.exchange": ["EXPORTS", "Export", "export_model", "import_model"],
     "studentfloat.evaluate": [
         *("EvaluationText", "OriginalOutputs", "WindowScores", "cut_windows", "load_text"),
         *("mean_and_error", "paired_differences", "ranks", "score_windows"),
