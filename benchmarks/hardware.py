@@ -21,14 +21,18 @@ from pathlib import Path
 REPEATS = 3
 
 
-def seconds(formats: list[str], unit: str, cache: str) -> tuple[float, str]:
-    """Clock time of one run of the command, and what it printed."""
+def seconds(formats: list[str], unit: str, cache: str) -> tuple[float, float, str]:
+    """Clock and processor time of one run of the command, and what it printed."""
     entry = Path(sys.executable).with_name("studentfloat")
     environment = {**os.environ, "XDG_CACHE_HOME": cache}
     command = [str(entry), "hardware", *formats, "--unit", unit, "--lookup-bits", "8", "--json"]
-    start = time.perf_counter()
+    before, start = os.times(), time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, done.stdout
+    clock, after = time.perf_counter() - start, os.times()
+    processor = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
+    return clock, processor, done.stdout
 
 
 def main() -> None:
@@ -42,12 +46,15 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}"
     )
     with tempfile.TemporaryDirectory() as cache:
-        cold, printed = seconds(arguments.formats, arguments.unit, cache)
+        cold, processor, printed = seconds(arguments.formats, arguments.unit, cache)
         warm = [seconds(arguments.formats, arguments.unit, cache)[0] for _ in range(REPEATS)]
     rows = json.loads(printed)["formats"]
     proved = sum(row["proved"] for row in rows)
     print(f"{arguments.unit}: {len(rows)} formats, {proved} proved")
-    print(f"cold {cold:.1f} s, from the cache {statistics.median(warm):.2f} s")
+    print(
+        f"cold {cold:.1f} s ({processor:.1f} s of processor time), from the cache "
+        f"{statistics.median(warm):.2f} s"
+    )
 
 
 if __name__ == "__main__":

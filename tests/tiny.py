@@ -30,6 +30,20 @@ def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
+def bpe_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Bytes and a few merges, which llama.cpp asks for."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "a")]
+    words = ["<unk>", "<s>", "</s>", *alphabet, *("".join(pair) for pair in merges)]
+    bare = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bare, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
 def llama(**changes) -> torch.nn.Module:
     config = transformers.LlamaConfig(
         **{

@@ -32,10 +32,15 @@ _MOST_DAMPING = 10.0
 
 
 class GPTQResult(NamedTuple):
-    """The tensor, and in words what differed from what was asked for."""
+    """The tensor, in words what differed from what was asked for, and weights kept aside.
+
+    `kept` is the weight as it was when its column's turn came, bfloat16 where it is kept;
+    None where nothing is.
+    """
 
     tensor: QuantizedTensor
     notes: tuple[str, ...]
+    kept: Tensor | None = None
 
 
 def gptq(
@@ -45,6 +50,7 @@ def gptq(
     *,
     options: GPTQOptions | None = None,
     row_tables: Tensor | None = None,
+    keep: Tensor | None = None,
     name: str = "weight",
 ) -> GPTQResult:
     r"""Quantize a matrix so that its product with the calibration inputs changes little.
@@ -69,6 +75,9 @@ def gptq(
     row_tables
         Codebooks of the rows' own instead of the scheme's format: see
         :attr:`QuantizedTensor.row_tables`. Scales then come from the scheme's format.
+    keep
+        bool, of the weight's shape: weights that are kept aside in bfloat16. They make up
+        for others' errors but cause none, and have no say in their block's scale.
 
     Raises
     ------
@@ -93,10 +102,19 @@ def gptq(
     rows = matrices.shape[1]
     fixed = None
     if _scales_are_static(scheme, options, weight.shape[-1]):
-        fixed, stored = _static_scales(matrices, factors, scheme, name)
+        seen = matrices if keep is None else matrices.masked_fill(keep.reshape(matrices.shape), 0)
+        fixed, stored = _static_scales(seen, factors, scheme, name)
     tables = None if row_tables is None else row_tables.to(dtype).reshape(-1, row_tables.shape[-1])
+    masks = [None] * len(matrices) if keep is None else list(keep.reshape(matrices.shape))
     columns = [
-        _Columns(matrix, factor, scheme, _part_of(fixed, i, rows), _rows_of(tables, i, rows))
+        _Columns(
+            matrix,
+            factor,
+            scheme,
+            fixed=_part_of(fixed, i, rows),
+            tables=_rows_of(tables, i, rows),
+            keep=masks[i],
+        )
         for i, (matrix, factor) in enumerate(zip(matrices, factors, strict=True))
     ]
     rounded = [work.run() for work in columns]
@@ -120,13 +138,17 @@ def gptq(
         selectors=pack_selectors(selectors, scheme),
         row_tables=row_tables,
     )
-    return GPTQResult(tensor, tuple(dict.fromkeys(notes)))
+    kept = None
+    if keep is not None:
+        kept = torch.stack([part.left for part in rounded]).reshape(weight.shape)
+    return GPTQResult(tensor, tuple(dict.fromkeys(notes)), kept)
 
 
 class _Rounded(NamedTuple):
     codes: Tensor
     scales: Tensor
     selectors: Tensor | None
+    left: Tensor
 
 
 class _Columns:
@@ -137,8 +159,10 @@ class _Columns:
         matrix: Tensor,
         factor: _Factor,
         scheme: Scheme,
+        *,
         fixed: ScaledBlocks | None,
         tables: Tensor | None,
+        keep: Tensor | None,
     ) -> None:
         rows, width = matrix.shape
         self._scheme, self._fixed = scheme, fixed
@@ -146,6 +170,7 @@ class _Columns:
         self._upper = factor.upper.to(matrix.dtype)
         self._block_of = _block_of_columns(width, scheme)[self._order]
         self._left = matrix.T[self._order].contiguous()
+        self._keep = None if keep is None else keep.T[self._order].contiguous()
         self._codes = torch.empty((width, rows), dtype=torch.uint8, device=matrix.device)
         blocks = int(self._block_of.max()) + 1
         self._scales = torch.zeros((rows, blocks), dtype=matrix.dtype, device=matrix.device)
@@ -161,12 +186,10 @@ class _Columns:
             errors = self._batch(start, stop)
             if stop < len(self._left):
                 self._left[stop:].addmm_(self._upper[start:stop, stop:].T, errors, alpha=-1)
-        unordered = torch.empty_like(self._codes)
-        unordered[self._order] = self._codes
-        has_choice = bool(self._scheme.alternatives)
-        return _Rounded(
-            unordered.T.contiguous(), self._scales, self._selectors if has_choice else None
-        )
+        codes, left = torch.empty_like(self._codes), torch.empty_like(self._left)
+        codes[self._order], left[self._order] = self._codes, self._left
+        selectors = self._selectors if self._scheme.alternatives else None
+        return _Rounded(codes.T.contiguous(), self._scales, selectors, left.T)
 
     def _batches(self) -> Iterator[tuple[int, int]]:
         """Ranges of columns that end where blocks end, unless scales are static."""
@@ -198,6 +221,9 @@ class _Columns:
             index, level = grid.nearest(left[j] / divisor)
             indices[j] = index
             torch.mul(level, scales, out=level)
+            if self._keep is not None:
+                aside = left[j].bfloat16().to(level.dtype)
+                level = torch.where(self._keep[start + j], aside, level)
             torch.sub(left[j], level, out=level).mul_(inverse[j])
             errors[j] = level
             if j + 1 < stop - start:
@@ -213,6 +239,8 @@ class _Columns:
         else:
             size = int((self._block_of == block).sum())
             numbers = self._left[at : at + size].T.contiguous()
+            if self._keep is not None:
+                numbers.masked_fill_(self._keep[at : at + size].T, 0)
             weights = None
             if self._scheme.scale_rule.weighted:
                 weights = self._upper.diagonal()[at : at + size].pow(-2)

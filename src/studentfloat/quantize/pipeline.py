@@ -9,13 +9,14 @@ from torch import Tensor
 
 from studentfloat.errors import ConfigError
 from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
+from studentfloat.quantize.corrections import choose_outliers, low_rank_correction, set_aside
 from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.smoothing import clip_to_outputs
 from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
-from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.quantize.weight import Outliers, QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight", "working_scheme"]
 
@@ -82,34 +83,60 @@ def quantize_weight(
     notes += _idle_experts(inputs)
     if recipe.clip and recipe.rounding == "nearest" and weight.dim() == 2 and inputs is not None:
         weight = clip_to_outputs(weight, scheme, inputs)
-    base, said = _round(weight, scheme, recipe, inputs, name)
+    keep = choose_outliers(weight, recipe.outliers, inputs) if recipe.outliers else None
+    base, outliers, said = _round(weight, keep, scheme, recipe, inputs, name=name)
     notes += said
-    return MethodResult(QuantizedWeight(base, input_scale=input_scale), recipe.name, tuple(notes))
+    low_rank = None
+    if recipe.rank:
+        residual = weight - base.dequantize()
+        if keep is not None:
+            residual = residual.masked_fill(keep, 0)
+        low_rank = low_rank_correction(residual, recipe.rank, inputs, bits=recipe.rank_bits)
+    result = QuantizedWeight(base, low_rank, outliers, input_scale)
+    return MethodResult(result, recipe.name, tuple(notes))
 
 
 def _round(
     weight: Tensor,
+    keep: Tensor | None,
     scheme: Scheme,
     recipe: Recipe,
     inputs: InputStatistics | None,
+    *,
     name: str,
-) -> tuple[QuantizedTensor, tuple[str, ...]]:
+) -> tuple[QuantizedTensor, Outliers | None, tuple[str, ...]]:
+    """Codes of the weight, what is kept aside of it, and notes."""
     energy = None if inputs is None else _row_weights(inputs.energy, weight)
     weights = energy if scheme.scale_rule.weighted else None
+    rest = weight if keep is None else weight.masked_fill(keep, 0)
     tables = None
     if recipe.codebooks:
-        scheme = learn_codebooks(weight, scheme, recipe.codebooks, weights=weights)
+        scheme = learn_codebooks(rest, scheme, recipe.codebooks, weights=weights)
     if recipe.row_codebooks:
-        tables = learn_row_tables(weight, scheme, weights=energy)
+        tables = learn_row_tables(rest, scheme, weights=energy)
     if recipe.rounding == "gptq":
         assert inputs is not None
         result = gptq(
-            weight, inputs.hessian, scheme, options=recipe.gptq, row_tables=tables, name=name
+            weight,
+            inputs.hessian,
+            scheme,
+            options=recipe.gptq,
+            row_tables=tables,
+            keep=keep,
+            name=name,
         )
-        return result.tensor, result.notes
+        kept = (
+            None
+            if keep is None
+            else set_aside(weight if result.kept is None else result.kept, keep)
+        )
+        return result.tensor, kept, result.notes
+    kept = None if keep is None else set_aside(weight, keep)
     if tables is not None:
-        return quantize_to_tables(weight, scheme, tables, weights=weights, name=name), ()
-    return quantize(weight, scheme, weights=weights, name=name), ()
+        base = quantize_to_tables(rest, scheme, tables, weights=weights, name=name)
+    else:
+        base = quantize(rest, scheme, weights=weights, name=name)
+    return base, kept, ()
 
 
 def _row_weights(energy: Tensor, weight: Tensor) -> Tensor:

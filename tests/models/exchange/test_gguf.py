@@ -13,7 +13,6 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import studentfloat.transformers  # noqa: F401  (registers the packed layers)
 from studentfloat.errors import ConfigError, ModelError, SchemeError, StudentFloatError
@@ -29,20 +28,6 @@ SCHEMES = {
     "IQ4_NL": Scheme("iq4_nl", 32, scale_rule="mse", scale_dtype="float16"),
     "Q8_0": Scheme("int8", 32, scale_dtype="float16"),
 }
-
-
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Bytes and a few merges: llama.cpp wants some."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "a")]
-    words = ["<unk>", "<s>", "</s>", *alphabet, *("".join(pair) for pair in merges)]
-    bare = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges))
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = decoders.ByteLevel()
-    bare.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bare, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
 
 
 def llama(**changes) -> torch.nn.Module:
@@ -70,7 +55,7 @@ def qwen(kind: str) -> torch.nn.Module:
 
 def source_of(make, place: Path):
     tiny.save(make, place, tokenizer=False, spread=4.0)
-    tokenizer().save_pretrained(place)
+    tiny.bpe_tokenizer().save_pretrained(place)
     return find_model(str(place))
 
 
@@ -232,6 +217,12 @@ def test_what_cannot_be_carried_is_refused(what: str, tmp_path: Path) -> None:
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise(tmp_path: Path) -> None:
     packed = pack(SCHEMES["Q4_0"], tmp_path)
     data = json.loads((packed / "tokenizer.json").read_text())
+    merges = data["model"]["merges"]
+    data["model"]["merges"] = []
+    (packed / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(SchemeError, match="merges nothing"):
+        export_model(packed, "gguf", tmp_path / "model.gguf")
+    data["model"]["merges"] = merges
     data["pre_tokenizer"] = {"type": "Whitespace"}
     (packed / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(SchemeError, match="Whitespace"):

@@ -7,8 +7,6 @@ by (``compressors/pack_quantized``, ``mxfp4``, ``nvfp4`` there).
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from studentfloat.errors import FailureError, SchemeError
+from studentfloat.errors import SchemeError
 from studentfloat.formats import Format, get_format
 from studentfloat.models.exchange.blocks import code_table, codes_of, exponents_of, refuse_extras
+from studentfloat.models.exchange.places import whole_directory
 from studentfloat.models.pack_writer import copy_companions, save_shard
 from studentfloat.models.packed_files import CONFIG_KEY, INDEX, PackedCheckpoint, read_raw
 from studentfloat.models.skeleton import skeleton
@@ -89,10 +88,8 @@ def export_compressed_tensors(
         If a weight cannot be carried; the message names the reason and another way.
     """
     linear = _linear_layers(checkpoint)
-    kind = _kind(checkpoint, linear)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    kind = _kind(checkpoint)
+    with whole_directory(out) as work:
         copy_companions(checkpoint.directory, work)
         weight_map = _write_shards(checkpoint, kind, work, progress)
         size = sum(file.stat().st_size for file in work.glob("*.safetensors"))
@@ -100,12 +97,6 @@ def export_compressed_tensors(
         ignored = sorted(linear - {name.removesuffix(".weight") for name in checkpoint.weights})
         config = {**checkpoint.config, CONFIG_KEY: _configuration(kind, ignored)}
         write_json(work / "config.json", config)
-        work.chmod(0o755)
-        work.rename(out)
-    except OSError as error:
-        raise FailureError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return out
 
 
@@ -157,7 +148,7 @@ def _linear_layers(checkpoint: PackedCheckpoint) -> set[str]:
     return linear
 
 
-def _kind(checkpoint: PackedCheckpoint, linear: set[str]) -> _Kind:
+def _kind(checkpoint: PackedCheckpoint) -> _Kind:
     """The one way in which all weights can be laid out."""
     kinds: dict[_Kind, str] = {}
     for name, stored in checkpoint.weights.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
+from studentfloat.models.quiet import quiet_logger
 
 __all__ = ["tokenizer_metadata"]
 
@@ -51,7 +52,7 @@ def tokenizer_metadata(writer: Any, directory: Path, size: int) -> None:
     SchemeError
         If llama.cpp would cut text otherwise.
     """
-    from gguf import SpecialVocab
+    from gguf import SpecialVocab, TokenType
 
     if (directory / "tokenizer.model").is_file():
         model, tokens = "llama", _sentencepiece(directory / "tokenizer.model")
@@ -63,16 +64,16 @@ def tokenizer_metadata(writer: Any, directory: Path, size: int) -> None:
         raise ModelError(f"{directory} has no tokenizer: no tokenizer.json or tokenizer.model")
     _add_extra(tokens, directory)
     _check_size(tokens, size, directory)
-    unused = ("[PAD{}]", 0.0, 5)
-    rows = [tokens.get(i, (unused[0].format(i), *unused[1:])) for i in range(size)]
+    unused = int(TokenType.UNUSED)
+    rows = [tokens.get(i, (f"[PAD{i}]", 0.0, unused)) for i in range(size)]
     writer.add_tokenizer_model(model)
     writer.add_token_list([text for text, _, _ in rows])
     if model == "llama":
         writer.add_token_scores([score for _, score, _ in rows])
     writer.add_token_types([kind for _, _, kind in rows])
-    SpecialVocab(directory, load_merges=model == "gpt2", n_vocab=size).add_to_gguf(
-        writer, quiet=True
-    )
+    with quiet_logger("gguf"):
+        special = SpecialVocab(directory, load_merges=model == "gpt2", n_vocab=size)
+        special.add_to_gguf(writer, quiet=True)
 
 
 Tokens = dict[int, tuple[str, float, int]]
@@ -137,6 +138,10 @@ def _cut(data: dict[str, Any]) -> str:
         raise SchemeError(
             f"GGUF export knows byte-level BPE and SentencePiece, not a tokenizer of type "
             f"{data.get('model', {}).get('type')!r}"
+        )
+    if not data["model"].get("merges"):
+        raise SchemeError(
+            "GGUF export: the tokenizer's BPE merges nothing, which llama.cpp refuses"
         )
     given = data.get("pre_tokenizer") or {}
     steps = given.get("pretokenizers", [given]) if given.get("type") == "Sequence" else [given]

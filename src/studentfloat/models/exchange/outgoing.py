@@ -31,6 +31,7 @@ EXPORTS: Mapping[str, Export] = MappingProxyType(
             "a directory for vLLM and transformers",
             "compressed_tensors_out:export_compressed_tensors",
         ),
+        "onnx": Export("a directory for ONNX Runtime", "onnx_out:export_onnx"),
     }
 )
 """Name of a target to what is written for it."""
