@@ -29,9 +29,15 @@ SURFACE = {
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
+<<<<<<< HEAD
         *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
         *("ActivationScheme", "KVCacheReport", "KVCacheScheme", "calibrate_ranges"),
         *("integer_linear", "quantized_activations", "quantized_kv_cache"),
+=======
+        *("ActivationScheme", "KVCacheReport", "KVCacheScheme", "calibrate_ranges"),
+        *("integer_linear", "quantized_activations", "quantized_kv_cache"),
+        *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
+>>>>>>> methods
         *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
         "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),

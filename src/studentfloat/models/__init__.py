@@ -64,7 +64,10 @@ __all__ = [
 ]
 
 _HOMES = {
+<<<<<<< HEAD
     "calibrate_checkpoint": "pack_calibrated",
+=======
+>>>>>>> methods
     "ActivationScheme": "activations",
     "calibrate_ranges": "activations",
     "integer_linear": "activations",
@@ -72,6 +75,10 @@ _HOMES = {
     "KVCacheReport": "kv_cache",
     "KVCacheScheme": "kv_cache",
     "quantized_kv_cache": "kv_cache",
+<<<<<<< HEAD
+=======
+    "calibrate_checkpoint": "pack_calibrated",
+>>>>>>> methods
     "quantize_checkpoint": "pack",
     "merge_parts": "pack_writer",
     "verify_checkpoint": "unpack",

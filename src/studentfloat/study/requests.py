@@ -163,6 +163,7 @@ def make_requests(options: CompareOptions) -> list[Request]:
     return requests
 
 
+<<<<<<< HEAD
 def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
     """The values to measure: where silicon is costed, those that it would hold."""
     if hardware is None or scheme.alternatives:
@@ -173,6 +174,8 @@ def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Sc
     return replace_scheme(scheme, format=held), hardware.lookup_bits
 
 
+=======
+>>>>>>> methods
 def activation_scheme(options: CompareOptions) -> Scheme | None:
     """One scale per token, in bfloat16 as activations have."""
     if options.activations is None:
@@ -187,6 +190,19 @@ def kv_scheme(options: CompareOptions) -> Scheme | None:
         return None
     name, rule = _split_rule(options.kv)
     return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
+<<<<<<< HEAD
+=======
+
+
+def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
+    """The values to measure: where silicon is costed, those that it would hold."""
+    if hardware is None or scheme.alternatives:
+        return scheme, None
+    held = held_format(scheme.format, hardware.lookup_bits)
+    if held is scheme.format:
+        return scheme, None
+    return replace_scheme(scheme, format=held), hardware.lookup_bits
+>>>>>>> methods
 
 
 def _note(scheme: Scheme) -> str:
