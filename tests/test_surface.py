@@ -29,13 +29,14 @@ SURFACE = {
     "studentfloat.models": [
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
+        *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
         *("ActivationScheme", "KVCacheReport", "KVCacheScheme", "calibrate_ranges"),
         *("integer_linear", "quantized_activations", "quantized_kv_cache"),
-        *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
         *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
         "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),
     ],
+    "studentfloat.models.exchange": ["EXPORTS", "Export", "export_model", "import_model"],
     "studentfloat.evaluate": [
         *("EvaluationText", "OriginalOutputs", "WindowScores", "cut_windows", "load_text"),
         *("mean_and_error", "paired_differences", "ranks", "score_windows"),

@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calibrate_checkpoint": "pack_calibrated",
     "ActivationScheme": "activations",
     "calibrate_ranges": "activations",
     "integer_linear": "activations",
@@ -71,7 +72,6 @@ _HOMES = {
     "KVCacheReport": "kv_cache",
     "KVCacheScheme": "kv_cache",
     "quantized_kv_cache": "kv_cache",
-    "calibrate_checkpoint": "pack_calibrated",
     "quantize_checkpoint": "pack",
     "merge_parts": "pack_writer",
     "verify_checkpoint": "unpack",
