@@ -18,7 +18,7 @@ from torch import Tensor
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.pack_writer import PackWriter, Shard
-from studentfloat.models.packed_files import LAYOUT_VERSION, Companions, read_raw
+from studentfloat.models.packed_files import LAYOUT_VERSION, NO_COMPANIONS, Companions, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of

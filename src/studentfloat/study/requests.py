@@ -163,16 +163,6 @@ def make_requests(options: CompareOptions) -> list[Request]:
     return requests
 
 
-def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
-    """The values to measure: where silicon is costed, those that it would hold."""
-    if hardware is None or scheme.alternatives:
-        return scheme, None
-    held = held_format(scheme.format, hardware.lookup_bits)
-    if held is scheme.format:
-        return scheme, None
-    return replace_scheme(scheme, format=held), hardware.lookup_bits
-
-
 def activation_scheme(options: CompareOptions) -> Scheme | None:
     """One scale per token, in bfloat16 as activations have."""
     if options.activations is None:
@@ -187,6 +177,16 @@ def kv_scheme(options: CompareOptions) -> Scheme | None:
         return None
     name, rule = _split_rule(options.kv)
     return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
+
+
+def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
+    """The values to measure: where silicon is costed, those that it would hold."""
+    if hardware is None or scheme.alternatives:
+        return scheme, None
+    held = held_format(scheme.format, hardware.lookup_bits)
+    if held is scheme.format:
+        return scheme, None
+    return replace_scheme(scheme, format=held), hardware.lookup_bits
 
 
 def _note(scheme: Scheme) -> str:
