@@ -13,6 +13,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import studentfloat.transformers  # noqa: F401  (registers the packed layers)
 from studentfloat.errors import ConfigError, ModelError, SchemeError, StudentFloatError
@@ -175,6 +176,18 @@ def test_llama_cpp_computes_the_same(kind: str, make, tmp_path: Path) -> None:
     assert len(found) == 270
     assert max(abs(float(expected[i]) - value) for i, value in found.items()) < TOLERANCE
     assert float(expected.max() - expected.min()) > 30 * TOLERANCE
+
+
+def test_a_tied_pair_stored_as_the_head(tmp_path: Path) -> None:
+    place = source_of(llama, tmp_path / "source").directory
+    state = load_file(place / "model.safetensors")
+    state["lm_head.weight"] = state.pop("model.embed_tokens.weight")
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    quantize_checkpoint(find_model(str(place)), SCHEMES["Q4_0"], tmp_path / "packed")
+    export_model(tmp_path / "packed", "gguf", tmp_path / "model.gguf")
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "again")
+    expected = logits_of(tmp_path / "packed")
+    assert torch.allclose(logits_of(tmp_path / "again"), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_of_64_and_rows_are_split(tmp_path: Path) -> None:
