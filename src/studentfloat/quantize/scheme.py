@@ -170,7 +170,8 @@ class Scheme:
     scale_dtype
         One of :data:`SCALE_DTYPES`; "e4m3" for E4M3 scales under one float32 scale
         per tensor (as NVFP4 has them), "e4m3/e8m0" for a power of two there; or a Scheme
-        by which the scales themselves are quantized (double quantization), see :meth:`with_double_quantization`.
+        by which the scales themselves are quantized (double quantization), see
+        :meth:`with_double_quantization`.
     alternatives
         Other formats of as many bits: each block takes the one of :attr:`formats` that
         has the least error under the scale rule, and stores which in
