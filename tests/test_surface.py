@@ -30,6 +30,8 @@ SURFACE = {
         *("LoadedModel", "ModelKind", "ModelSource", "Trust", "WeightKind", "WeightSite"),
         *("Calibration", "CalibrationWindows", "ModelQuantizer", "QuantizedBlock"),
         *("QuantizedModel", "calibrate_checkpoint", "quantize_model"),
+        *("ActivationScheme", "KVCacheReport", "KVCacheScheme", "calibrate_ranges"),
+        *("integer_linear", "quantized_activations", "quantized_kv_cache"),
         *("PackedCheckpoint", "dequantize_checkpoint", "merge_parts", "quantize_checkpoint"),
         "verify_checkpoint",
         *("cache_directory", "find_model", "load_model", "walk_weights"),

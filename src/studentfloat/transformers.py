@@ -19,6 +19,7 @@ try:
     from studentfloat.models.integration import (
         StudentFloatConfig,
         StudentFloatQuantizer,
+        packed_kv_cache,
         register,
     )
 except ModuleNotFoundError as error:
@@ -26,6 +27,6 @@ except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra(str(error.name), "models") from None
     raise
 
-__all__ = ["StudentFloatConfig", "StudentFloatQuantizer"]
+__all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache"]
 
 register()

@@ -18,9 +18,10 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models import PackedCheckpoint, find_model, quantize_checkpoint
+from studentfloat.models.packed_files import Companions
 from studentfloat.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
 from studentfloat.quantize import Scheme, fake_quantize
-from studentfloat.transformers import StudentFloatConfig
+from studentfloat.transformers import StudentFloatConfig, packed_kv_cache
 from tests import tiny
 
 SCHEME = Scheme("sf4", block_size=16, scale_dtype="bfloat16")
@@ -360,3 +361,46 @@ def test_without_the_plug_in_it_fails_loudly(llama: Path) -> None:
     )
     assert done.returncode != 0
     assert "mismatch" in done.stderr.lower()
+
+
+def test_activations_in_a_format(llama: Path, tmp_path: Path) -> None:
+    """W4A8: inputs of packed layers are rounded token by token; the head's are not."""
+    source = find_model(str(llama.parent / "dense"))
+    beside = Companions(activations=Scheme("int8", block_size="row", scale_dtype="bfloat16"))
+    quantize_checkpoint(source, SCHEME, tmp_path / "a8", companions=beside)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "a8")
+    layer = model.model.layers[0].mlp.up_proj
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
+    rounded, _ = fake_quantize(x, beside.activations)
+    torch.testing.assert_close(
+        layer(x), nn.functional.linear(rounded, layer.matrix(torch.float32)), rtol=1e-4, atol=1e-5
+    )
+    assert not isinstance(model.get_output_embeddings(), PackedLinear)
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), expected)
+    config = StudentFloatConfig("sf4", block_size=16, activations="int8")
+    onload = AutoModelForCausalLM.from_pretrained(
+        llama.parent / "dense", quantization_config=config
+    )
+    assert torch.equal(logits(onload), expected)
+
+
+def test_key_value_cache_in_a_format(llama: Path, tmp_path: Path) -> None:
+    source = find_model(str(llama.parent / "dense"))
+    beside = Companions(kv_cache=Scheme("sf4", block_size="row", scale_dtype="bfloat16"))
+    quantize_checkpoint(source, SCHEME, tmp_path / "kv", companions=beside)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "kv")
+    long = torch.randint(4, 200, (1, 100), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        before = model(long).logits
+        with packed_kv_cache(model) as report:
+            within = model(long).logits
+        assert torch.equal(model(long).logits, before)
+    assert not torch.equal(within, before)
+    assert 0 < report.bytes_per_token < report.bytes_per_token_16bit
+    with (
+        pytest.raises(ConfigError, match="--kv"),
+        packed_kv_cache(AutoModelForCausalLM.from_pretrained(llama)),
+    ):
+        pass

@@ -221,6 +221,33 @@ def test_another_calibration_reuses_no_calibrated_cells(llama, tmp_path) -> None
     assert second["nf4 gptq"].window_kl != first["nf4 gptq"].window_kl
 
 
+def test_activations_and_cache_cost_quality_and_are_told(llama, tmp_path) -> None:
+    plain = compare(options(llama, formats=("int8",)), directory=tmp_path).formats[0]
+    for changes, said in (
+        ({"activations": "int4"}, "activations in int4 per token"),
+        ({"kv": "int2"}, "bytes per token instead of"),
+    ):
+        asked = options(llama, formats=("int8",), window_length=60, **changes)
+        (row,) = compare(asked, directory=tmp_path).formats
+        (without,) = compare(
+            options(llama, formats=("int8",), window_length=60), directory=tmp_path
+        ).formats
+        assert said in row.note
+        assert row.kl > without.kl
+        assert row.weight_nmse == without.weight_nmse
+    again = compare(options(llama, formats=("int8",)), directory=tmp_path).formats[0]
+    assert again == plain
+
+
+def test_smoothing_goes_with_activations(llama) -> None:
+    asked = options(
+        llama, formats=("int8",), methods=("rtn", "smooth=0.5"), activations="int8", **CALIBRATED
+    )
+    rows = {row.name: row for row in compare(asked).formats}
+    assert "input scale folded" in rows["int8 smooth=0.5"].note
+    assert rows["int8 smooth=0.5"].kl < 5 * rows["int8"].kl
+
+
 def test_methods_need_no_evaluation(llama) -> None:
     asked = options(llama, formats=("nf4",), methods=("gptq",), weights_only=True, **CALIBRATED)
     (row,) = compare(asked).formats

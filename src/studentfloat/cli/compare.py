@@ -49,6 +49,11 @@ _PIPE_WIDTH = 100
     "--calibration-length", default=512, show_default=True, help="Tokens in each of those."
 )
 @click.option(
+    "--activations",
+    help="Format of what enters linear layers, one scale per token: int8, sf4, fmt@scale-rule.",
+)
+@click.option("--kv", help="Format of the key-value cache: sf4, int8 ... (docs/methods.md).")
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -136,6 +141,8 @@ def compare(model: str, **options: Any) -> None:
         calibration=_path(options["calibration"]),
         calibration_windows=options["calibration_windows"],
         calibration_length=options["calibration_length"],
+        activations=options["activations"],
+        kv=options["kv"],
         block_size=options["block_size"],
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from studentfloat.models import Calibration
+    from studentfloat.quantize import Scheme
     from studentfloat.records import PackedModel
 
 __all__ = ["quantize"]
@@ -47,6 +48,11 @@ __all__ = ["quantize"]
 )
 @click.option("--calibration-windows", default=32, show_default=True, help="How many windows.")
 @click.option("--calibration-length", default=512, show_default=True, help="Tokens in each.")
+@click.option(
+    "--activations",
+    help="Round inputs of linear layers to this format too, one scale per token: int8, sf4 ...",
+)
+@click.option("--kv", help="Format of the key-value cache: sf4, int8 ... (docs/transformers.md).")
 @click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
 @click.option("--head", is_flag=True, help="Quantize the output head too.")
 @click.option(
@@ -76,6 +82,7 @@ def quantize(model: str, **options: Any) -> None:
     """
     from studentfloat.cli.progress import progress_on_stderr
     from studentfloat.models import Trust, calibrate_checkpoint, find_model, quantize_checkpoint
+    from studentfloat.models.packed_files import Companions
     from studentfloat.quantize import Scheme, parse_method
     from studentfloat.quantize.pipeline import working_scheme
 
@@ -98,6 +105,9 @@ def quantize(model: str, **options: Any) -> None:
         progress(0.0, f"finding model {model}")
         source = find_model(model, trust)
         wanted = {name: options[name] for name in ("embeddings", "head")}
+        wanted["companions"] = Companions(
+            _per_token(options["activations"]), _per_token(options["kv"])
+        )
         if recipe.is_nearest:
             done = quantize_checkpoint(
                 source,
@@ -148,6 +158,12 @@ def _calibration(options: dict[str, Any]) -> Calibration:
         windows=options["calibration_windows"],
         window_length=options["calibration_length"],
     )
+
+
+def _per_token(name: str | None) -> Scheme | None:
+    from studentfloat.quantize import ROW, Scheme
+
+    return None if name is None else Scheme(name, block_size=ROW, scale_dtype="bfloat16")
 
 
 def _refuse_share(share: tuple[int, int], method: str) -> None:

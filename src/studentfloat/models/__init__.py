@@ -13,8 +13,15 @@ from studentfloat.models.cache import cache_directory
 from studentfloat.models.sources import ModelSource, Trust, find_model
 
 if TYPE_CHECKING:
+    from studentfloat.models.activations import (
+        ActivationScheme,
+        calibrate_ranges,
+        integer_linear,
+        quantized_activations,
+    )
     from studentfloat.models.calibration import Calibration, CalibrationWindows
     from studentfloat.models.driver import ModelQuantizer, quantize_model
+    from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
     from studentfloat.models.load import LoadedModel, ModelKind, load_model
     from studentfloat.models.pack import quantize_checkpoint
     from studentfloat.models.pack_calibrated import calibrate_checkpoint
@@ -25,8 +32,11 @@ if TYPE_CHECKING:
     from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 
 __all__ = [
+    "ActivationScheme",
     "Calibration",
     "CalibrationWindows",
+    "KVCacheReport",
+    "KVCacheScheme",
     "LoadedModel",
     "ModelKind",
     "ModelQuantizer",
@@ -39,18 +49,29 @@ __all__ = [
     "WeightSite",
     "cache_directory",
     "calibrate_checkpoint",
+    "calibrate_ranges",
     "dequantize_checkpoint",
     "find_model",
+    "integer_linear",
     "load_model",
     "merge_parts",
     "quantize_checkpoint",
     "quantize_model",
+    "quantized_activations",
+    "quantized_kv_cache",
     "verify_checkpoint",
     "walk_weights",
 ]
 
 _HOMES = {
     "calibrate_checkpoint": "pack_calibrated",
+    "ActivationScheme": "activations",
+    "calibrate_ranges": "activations",
+    "integer_linear": "activations",
+    "quantized_activations": "activations",
+    "KVCacheReport": "kv_cache",
+    "KVCacheScheme": "kv_cache",
+    "quantized_kv_cache": "kv_cache",
     "quantize_checkpoint": "pack",
     "merge_parts": "pack_writer",
     "verify_checkpoint": "unpack",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,15 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.formats import Format
 from studentfloat.kernels.packed_matrix import COMPUTE
-from studentfloat.models.packed_files import METHOD, parse_layout, write_layout
+from studentfloat.models.activations import ActivationScheme
+from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
+from studentfloat.models.packed_files import (
+    LAYOUT_KEYS,
+    METHOD,
+    Companions,
+    parse_layout,
+    write_layout,
+)
 from studentfloat.models.packed_layers import (
     PackedLinear,
     PackedModule,
@@ -29,15 +38,14 @@ from studentfloat.models.packed_layers import (
 )
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.scheme import TENSOR, Scheme
+from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
-__all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "register"]
+__all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache", "register"]
 
 _log = logging.getLogger("studentfloat")
-_LAYOUT_KEYS = ("version", "formats", "schemes", "tensors")
 
 
 class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -60,6 +68,10 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
     compute
         Arithmetic of the native kernel: "float32", "bfloat16", or "int8", which rounds
         activations to 8 bits (W4A8, an error of about 1 %); by default the model's own type.
+    activations, kv_cache
+        Format, or its name, that inputs of packed linear layers are rounded to, one scale per
+        token; and that the key-value cache is kept in, see
+        :func:`~studentfloat.transformers.packed_kv_cache`.
     layout
         The keys that a packed checkpoint's ``config.json`` has instead; not given by hand.
 
@@ -83,11 +95,13 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         modules_to_not_convert: list[str] | None = None,
         dequantize: bool = False,
         compute: str | None = None,
+        activations: Any = None,
+        kv_cache: Any = None,
         quant_method: str = METHOD,
         **layout: Any,
     ) -> None:
         for key in layout:
-            if key not in _LAYOUT_KEYS:
+            if key not in LAYOUT_KEYS:
                 raise ConfigError(
                     f"quantization_config has {key!r}, which studentfloat does not know"
                 )
@@ -103,10 +117,14 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.layout: dict[str, Any] | None = None
         self.scheme: Scheme | None = None
         if layout:
+            beside = {"activations": activations, "kv_cache": kv_cache}
+            layout |= {key: value for key, value in beside.items() if value}
             self.layout = {"quant_method": METHOD, **layout}
+            self.companions = Companions.from_json(self.layout)
             self.weights: dict[str, StoredWeight] = parse_layout(self.layout)
         else:
             self.weights = {}
+            self.companions = Companions(_per_token(activations), _per_token(kv_cache))
             self.scheme = Scheme(
                 format, block_size=block_size, scale_rule=scale_rule, scale_dtype=scale_dtype
             )
@@ -213,6 +231,8 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             wanted = self._types.get(name, parameter.dtype)
             if parameter.is_floating_point() and parameter.dtype != wanted:
                 parameter.data = parameter.data.to(wanted)
+        activations = self.quantization_config.companions.activations
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         for name, module in model.named_modules():
             if not isinstance(module, PackedModule):
                 continue
@@ -221,6 +241,8 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 module.check(name)
             if isinstance(module, PackedLinear):
                 module.compute = self.quantization_config.compute
+                if activations is not None and module is not head:
+                    module.activations = ActivationScheme(activations)
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model, dtype=None)
         # Saved under the model's own names: undoing what joined single experts would split
@@ -228,7 +250,8 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         model._weight_conversions = []
         tied = getattr(model, "all_tied_weights_keys", {})
         packed = {n: stored for n, stored in packed_weights(model).items() if n not in tied}
-        self.quantization_config.layout = write_layout(packed)
+        companions = self.quantization_config.companions.to_json()
+        self.quantization_config.layout = {**write_layout(packed), **companions}
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
@@ -300,6 +323,32 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
             result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
         return result
+
+
+def _per_token(given: Format | Scheme | str | None) -> Scheme | None:
+    if given is None or isinstance(given, Scheme):
+        return given
+    return Scheme(given, block_size=ROW, scale_dtype="bfloat16")
+
+
+@contextmanager
+def packed_kv_cache(model: Any) -> Iterator[KVCacheReport]:
+    """Keep the key-value cache in the format that a packed model names, within the block.
+
+    One model at a time. Keys are rounded per channel, before rotary embedding where the
+    architecture allows, values per token; recent tokens and the first ones stay whole.
+
+    Raises
+    ------
+    ConfigError
+        If the model names no such format.
+    """
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    scheme = config.companions.kv_cache if isinstance(config, StudentFloatConfig) else None
+    if scheme is None:
+        raise ConfigError("the model names no format for its key-value cache (--kv)")
+    with quantized_kv_cache(model, KVCacheScheme(scheme)) as report:
+        yield report
 
 
 def register() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.pack_writer import PackWriter, Shard
-from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
+from studentfloat.models.packed_files import LAYOUT_VERSION, NO_COMPANIONS, Companions, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of
@@ -44,6 +44,7 @@ def quantize_checkpoint(
     *,
     embeddings: bool = False,
     head: bool = False,
+    companions: Companions = NO_COMPANIONS,
     share: tuple[int, int] = (1, 1),
     shard_bytes: int = _DEFAULT_SHARD_BYTES,
     progress: Progress = lambda share, what: None,
@@ -65,6 +66,8 @@ def quantize_checkpoint(
         :func:`~studentfloat.models.merge_parts` completes the model.
     shard_bytes
         Bytes of the source that become one shard; a larger tensor is one of its own.
+    companions
+        Formats of activations and of the key-value cache, written along.
     progress
         Told about every tensor.
 
@@ -94,7 +97,9 @@ def quantize_checkpoint(
     sites, skipped = sites_of_checkpoint(source, tensors, embeddings=embeddings, head=head)
     groups = _groups(tensors, shard_bytes)
     settings = {"method": "rtn", "embeddings": embeddings, "head": head, "bytes": shard_bytes}
-    writer = PackWriter(directory, identity_of(source, scheme, settings), len(groups), source)
+    writer = PackWriter(
+        directory, identity_of(source, scheme, settings), len(groups), source, companions
+    )
     if (finished := writer.finished()) is not None:
         return finished
     mine = [n for n in range(1, len(groups) + 1) if (n - 1) % count == index - 1]

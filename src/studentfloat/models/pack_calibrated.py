@@ -20,7 +20,7 @@ from studentfloat.models.driver import ModelQuantizer
 from studentfloat.models.load import LoadedModel, load_model
 from studentfloat.models.pack import identity_of
 from studentfloat.models.pack_writer import PackWriter, Shard
-from studentfloat.models.packed_files import parse_layout, read_raw
+from studentfloat.models.packed_files import NO_COMPANIONS, Companions, parse_layout, read_raw
 from studentfloat.models.quantized import QuantizedBlock
 from studentfloat.models.residency import BlockResidency, load_block_by_block
 from studentfloat.models.skeleton import orientation_of
@@ -50,6 +50,7 @@ def calibrate_checkpoint(
     calibration: Calibration | None = None,
     embeddings: bool = False,
     head: bool = False,
+    companions: Companions = NO_COMPANIONS,
     progress: Progress = lambda share, what: None,
 ) -> PackedModel:
     """Quantize a model by a method, block by block, and write it packed.
@@ -66,6 +67,8 @@ def calibrate_checkpoint(
         What text methods see; see :class:`~studentfloat.models.Calibration`.
     embeddings, head
         Whether to quantize these too, to nearest.
+    companions
+        Formats of activations and of the key-value cache, written along.
     progress
         Told about every block.
 
@@ -97,7 +100,9 @@ def calibrate_checkpoint(
     blocks = [name for name, _ in find_blocks(model.module, packing.parameters())]
     shards = len(blocks) + 1
     settings = {"embeddings": embeddings, "head": head, **work.settings}
-    writer = PackWriter(directory, identity_of(source, scheme, settings), shards, source)
+    writer = PackWriter(
+        directory, identity_of(source, scheme, settings), shards, source, companions
+    )
     if (done := writer.finished()) is not None:
         return done
     finished: list[QuantizedBlock] = []

@@ -17,7 +17,15 @@ from typing import Any
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError
-from studentfloat.models.packed_files import CONFIG_KEY, INDEX, MANIFEST, sha256_of, write_layout
+from studentfloat.models.packed_files import (
+    CONFIG_KEY,
+    INDEX,
+    MANIFEST,
+    NO_COMPANIONS,
+    Companions,
+    sha256_of,
+    write_layout,
+)
 from studentfloat.models.sources import ModelSource
 from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.weight import QuantizedWeight
@@ -81,6 +89,8 @@ class PackWriter:
         How many there will be.
     source
         Whose configuration and tokenizer go along.
+    companions
+        What else the model wants done.
 
     Raises
     ------
@@ -91,10 +101,19 @@ class PackWriter:
     """
 
     def __init__(
-        self, directory: Path, identity: Mapping[str, Any], shards: int, source: ModelSource
+        self,
+        directory: Path,
+        identity: Mapping[str, Any],
+        shards: int,
+        source: ModelSource,
+        companions: Companions = NO_COMPANIONS,
     ) -> None:
         self.directory = directory
-        self._plan: dict[str, Any] = {"shards": shards, "identity": dict(identity)}
+        self._plan: dict[str, Any] = {
+            "shards": shards,
+            "identity": dict(identity),
+            "companions": companions.to_json(),
+        }
         work = directory / _WORK
         if (directory / MANIFEST).is_file():
             shutil.rmtree(work, ignore_errors=True)
@@ -225,7 +244,7 @@ def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
     report = _report(directory, facts)
     write_json(directory / REPORT, record_to_json(report))
     config = read_json(directory / _WORK / "companions" / "config.json")
-    config[CONFIG_KEY] = _joined_layout(facts)
+    config[CONFIG_KEY] = {**_joined_layout(facts), **plan.get("companions", {})}
     hashes = {name: digest for fact in facts for name, digest in fact["sha256"].items()}
     write_json(directory / "config.json", config)
     write_json(directory / MANIFEST, {"plan": plan, "sha256": hashes})

@@ -16,13 +16,22 @@ from torch import Tensor
 
 from studentfloat.errors import ModelError
 from studentfloat.models.stream import StoredTensor, list_tensors
-from studentfloat.quantize.stored import StoredWeight, formats_of, formats_to_json
+from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.stored import (
+    StoredWeight,
+    formats_of,
+    formats_to_json,
+    lone_scheme_from_json,
+    lone_scheme_to_json,
+)
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
     "CONFIG_KEY",
     "LAYOUT_VERSION",
     "MANIFEST",
+    "NO_COMPANIONS",
+    "Companions",
     "PackedCheckpoint",
     "parse_layout",
     "read_raw",
@@ -34,6 +43,10 @@ LAYOUT_VERSION = 1
 METHOD = "studentfloat"
 CONFIG_KEY = "quantization_config"
 MANIFEST = "studentfloat.json"
+LAYOUT_KEYS = (
+    *("quant_method", "version", "formats", "schemes", "tensors"),
+    *("activations", "kv_cache"),
+)
 INDEX = "model.safetensors.index.json"
 
 _LARGEST_JSON = 256 << 20
@@ -72,6 +85,42 @@ def write_layout(tensors: Mapping[str, StoredWeight]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Companions:
+    """What a packed model wants done beside multiplying by packed weights.
+
+    Attributes
+    ----------
+    activations
+        To what inputs of packed linear layers (the head's aside) are rounded, token by token.
+    kv_cache
+        Format of the key-value cache, for who keeps one so.
+    """
+
+    activations: Scheme | None = None
+    kv_cache: Scheme | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys of a ``quantization_config``."""
+        found = {"activations": self.activations, "kv_cache": self.kv_cache}
+        return {k: lone_scheme_to_json(s) for k, s in found.items() if s is not None}
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Companions:
+        """Read them; those that are not there are None.
+
+        Raises
+        ------
+        ModelError
+            On anything that is no scheme.
+        """
+        given = {key: config[key] for key in ("activations", "kv_cache") if config.get(key)}
+        return cls(**{key: lone_scheme_from_json(data, key) for key, data in given.items()})
+
+
+NO_COMPANIONS = Companions()
+
+
 def parse_layout(config: Any) -> dict[str, StoredWeight]:
     """Read a ``quantization_config``.
 
@@ -87,6 +136,10 @@ def parse_layout(config: Any) -> dict[str, StoredWeight]:
         raise ModelError(
             f"its packed layout has version {version!r}; this studentfloat reads {LAYOUT_VERSION}"
         )
+    for key in config:
+        if key not in LAYOUT_KEYS:
+            raise ModelError(f"its {CONFIG_KEY} has {key!r}, which this version does not know")
+    Companions.from_json(config)
     formats = formats_of(config.get("formats"))
     schemes, tensors = config.get("schemes"), config.get("tensors")
     if not isinstance(schemes, list) or not isinstance(tensors, Mapping):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from studentfloat.errors import ModelError
 from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
+from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
 from studentfloat.quantize.scheme import TENSOR, replace_scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
@@ -177,6 +178,7 @@ class PackedLinear(PackedModule, nn.Linear):
         nn.Module.__init__(self)
         self.compute_dtype = dtype or torch.get_default_dtype()
         self.compute: Compute | None = None
+        self.activations: ActivationScheme | None = None
         if len(stored.matrix_shape) != 2:
             raise ModelError(f"a linear layer's weight is no tensor of shape {stored.shape}")
         self.out_features, self.in_features = stored.matrix_shape
@@ -191,6 +193,10 @@ class PackedLinear(PackedModule, nn.Linear):
         scale = self._buffers.get("weight_input_scale")
         if scale is not None:
             input = input / scale.to(input.dtype)
+        if self.activations is not None:
+            # Straight through: rounding has no gradient of its own.
+            rounded = self.activations.apply(input.detach())
+            input = input + (rounded - input).detach() if input.requires_grad else rounded
         if input.requires_grad and torch.is_grad_enabled():
             output = cast(Tensor, _PackedProduct.apply(input, self))  # type: ignore[no-untyped-call]
         else:

@@ -357,6 +357,25 @@ def scheme_to_json(scheme: Scheme, formats: dict[str, Format]) -> dict[str, Any]
     return data
 
 
+def lone_scheme_to_json(scheme: Scheme) -> dict[str, Any]:
+    """A scheme as JSON data together with its formats."""
+    formats: dict[str, Format] = {}
+    described = scheme_to_json(scheme, formats)
+    return {"scheme": described, "formats": formats_to_json(formats)}
+
+
+def lone_scheme_from_json(data: Any, where: str) -> Scheme:
+    """Read what :func:`lone_scheme_to_json` made.
+
+    Raises
+    ------
+    ModelError
+        On anything else; the message begins with `where`.
+    """
+    table = _table(data, ("scheme", "formats"), where)
+    return _scheme_from_json(table.get("scheme"), formats_of(table.get("formats")), where)
+
+
 def formats_to_json(formats: Mapping[str, Format]) -> dict[str, Any]:
     """Values and codes of formats; a float's shortest repr reads back to its last bit."""
     return {

@@ -9,7 +9,8 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +37,8 @@ from studentfloat.study.requests import (
     DEFAULT_FORMATS,
     CompareOptions,
     Request,
+    activation_scheme,
+    kv_scheme,
     make_requests,
 )
 from studentfloat.study.silicon import (
@@ -255,12 +258,14 @@ class _Run:
         note = "; ".join(part for part in (request.note, quantized.note) if part)
         scores = WindowScores()
         if self._windows is not None:
-            scores = score_windows(
-                self._model,
-                self._windows,
-                self._original,
-                tick=lambda: self._tick(1, request.name),
-            )
+            with self._at_run_time(quantized) as said:
+                scores = score_windows(
+                    self._model,
+                    self._windows,
+                    self._original,
+                    tick=lambda: self._tick(1, request.name),
+                )
+            note = "; ".join(part for part in (note, *said) if part)
         row = FormatQuality(
             name=request.name,
             method=request.recipe.name,
@@ -321,6 +326,41 @@ class _Run:
             self._tick(_QUANTIZE_COST * 1 / len(self._sites), request.name)
         return _Quantized(tuple(tensors), error, energy, bits / count)
 
+    @contextmanager
+    def _at_run_time(self, quantized: _Quantized) -> Iterator[list[str]]:
+        """Activations and cache in their formats, while windows are scored; and notes of it."""
+        from studentfloat.models import (
+            ActivationScheme,
+            KVCacheScheme,
+            quantized_activations,
+            quantized_kv_cache,
+        )
+
+        said: list[str] = []
+        activations, kv = activation_scheme(self._options), kv_scheme(self._options)
+        with ExitStack() as stack:
+            report = None
+            if activations is not None:
+                left = stack.enter_context(
+                    quantized_activations(
+                        self._model.module,
+                        self._sites,
+                        ActivationScheme(activations),
+                        quantized=quantized.result,
+                    )
+                )
+                said += [f"activations in {activations.format_name} per token", *left]
+            if kv is not None:
+                cache = quantized_kv_cache(self._model.module, KVCacheScheme(kv))
+                report = stack.enter_context(cache)
+            yield said
+            if report is not None and kv is not None:
+                said.append(
+                    f"KV cache in {kv.format_name}: {report.bytes_per_token:.0f} bytes per token "
+                    f"instead of {report.bytes_per_token_16bit:.0f} in 16 bits"
+                )
+                said += sorted(set(report.notes.values()))
+
     def _restore(self) -> None:
         """Everything as it was, for the next row."""
         for site, original in zip(self._sites, self._originals, strict=True):
@@ -343,6 +383,7 @@ class _Quantized:
     bits_per_weight: float
     records: tuple[TensorQuantization, ...] = ()
     note: str = ""
+    result: QuantizedModel | None = None
 
 
 def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> _Quantized:
@@ -364,7 +405,10 @@ def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -
                 bits_per_weight=record.bits_per_weight,
             )
         )
-    said = Counter(note for record in result.records for note in record.notes)
+    # Where a scale went differs from layer to layer; that it went somewhere is what counts.
+    said = Counter(
+        note.partition(" into ")[0] for record in result.records for note in record.notes
+    )
     return _Quantized(
         tuple(tensors),
         sum(errors),
@@ -372,6 +416,7 @@ def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -
         result.bits_per_weight,
         result.records,
         "; ".join(f"{count} of {len(tensors)} weights: {note}" for note, count in said.items()),
+        result,
     )
 
 
@@ -509,8 +554,16 @@ def _address(
         "windows": None if text is None else [options.windows, options.window_length],
         "embeddings": options.embeddings,
         "head": options.head,
+        "activations": _scheme_values(activation_scheme(options)),
+        "kv": _scheme_values(kv_scheme(options)),
         "versions": [torch.__version__, transformers.__version__],
     }
+
+
+def _scheme_values(scheme: Scheme | None) -> list[Any] | None:
+    if scheme is None:
+        return None
+    return [scheme.scale_rule.name, [[f.bits, f.values, f.codes] for f in scheme.formats]]
 
 
 class _Cells:

@@ -8,12 +8,19 @@ from typing import Any
 from studentfloat.errors import ConfigError
 from studentfloat.formats import PUBLISHED_ELEVEN, Format
 from studentfloat.models import Trust
-from studentfloat.quantize import Recipe, Scheme, parse_method
+from studentfloat.quantize import ROW, Recipe, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.study.code_pairs import held_format
 from studentfloat.study.silicon import HardwareOptions
 
-__all__ = ["DEFAULT_FORMATS", "CompareOptions", "Request", "make_requests"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "CompareOptions",
+    "Request",
+    "activation_scheme",
+    "kv_scheme",
+    "make_requests",
+]
 
 DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
 """The paper's eleven, super-range scaled as it should be, and a derived codebook (ν = 11 is the
@@ -39,6 +46,11 @@ class CompareOptions:
         tokens in each, for methods that need some.
     block_size, scale_rule, scale_dtype
         As for :class:`~studentfloat.quantize.Scheme`; the rule for formats without their own.
+    activations
+        A format, with an optional ``@scale-rule``, for what enters linear layers: one scale
+        per token, from the token itself. None leaves activations as they are.
+    kv
+        The same for the key-value cache: see :class:`~studentfloat.models.KVCacheScheme`.
     text
         A file, or None for the text that every CPython carries.
     windows, window_length
@@ -59,6 +71,8 @@ class CompareOptions:
     calibration: str | None = None
     calibration_windows: int = 32
     calibration_length: int = 512
+    activations: str | None = None
+    kv: str | None = None
     block_size: int | str = 128
     scale_rule: str = "absmax"
     scale_dtype: str = "float32"
@@ -147,6 +161,22 @@ def make_requests(options: CompareOptions) -> list[Request]:
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests
+
+
+def activation_scheme(options: CompareOptions) -> Scheme | None:
+    """One scale per token, in bfloat16 as activations have."""
+    if options.activations is None:
+        return None
+    name, rule = _split_rule(options.activations)
+    return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
+
+
+def kv_scheme(options: CompareOptions) -> Scheme | None:
+    """One scale per token and head for values, per channel and group of tokens for keys."""
+    if options.kv is None:
+        return None
+    name, rule = _split_rule(options.kv)
+    return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
 
 
 def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
