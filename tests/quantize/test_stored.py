@@ -29,6 +29,7 @@ SCHEMES = {
     "one scale": Scheme("e2m1", block_size="tensor"),
     "powers of two": Scheme("e2m1", block_size=32, scale_dtype="e8m0"),
     "two levels": Scheme("e2m1", block_size=16, scale_dtype="e4m3"),
+    "two levels, a power of two": Scheme("e2m1", block_size=16, scale_dtype="e4m3/e8m0"),
     "double": Scheme("nf4", block_size=16).with_double_quantization(8),
     "choice": Scheme("e2m1+sp|e2m1+sr|e2m1", block_size=16, scale_rule="signed-absmax"),
     "eight bits": Scheme("int8", block_size=16),

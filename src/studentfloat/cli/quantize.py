@@ -32,7 +32,7 @@ __all__ = ["quantize"]
     "--scale-dtype",
     default="bfloat16",
     show_default=True,
-    help="float32, float16, bfloat16, e8m0 or e4m3.",
+    help="float32, float16, bfloat16, e8m0, e4m3 (under a float32 per tensor) or e4m3/e8m0.",
 )
 @click.option(
     "--method",

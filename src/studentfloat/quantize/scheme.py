@@ -141,9 +141,12 @@ _DTYPES = (
 SCALE_DTYPES: Mapping[str, ScaleDtype] = MappingProxyType({d.name: d for d in _DTYPES})
 
 
-def _two_level_e4m3() -> Scheme:
-    """NVFP4's scales: E4M3, with one float32 scale per tensor above them."""
-    return Scheme(get_format("e4m3"), block_size=TENSOR)
+_TWO_LEVELS = {"e4m3": "float32", "e4m3/e8m0": "e8m0"}
+
+
+def _two_level_e4m3(name: str = "e4m3") -> Scheme:
+    """NVFP4's scales: E4M3, under one float32 scale (or power of two) per tensor."""
+    return Scheme(get_format("e4m3"), block_size=TENSOR, scale_dtype=_TWO_LEVELS[name])
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,9 @@ class Scheme:
         One of :data:`SCALE_RULES`.
     scale_dtype
         One of :data:`SCALE_DTYPES`; "e4m3" for E4M3 scales under one float32 scale
-        per tensor (as NVFP4 has them); or a Scheme by which the scales themselves are
-        quantized (double quantization), see :meth:`with_double_quantization`.
+        per tensor (as NVFP4 has them), "e4m3/e8m0" for a power of two there; or a Scheme
+        by which the scales themselves are quantized (double quantization), see
+        :meth:`with_double_quantization`.
     alternatives
         Other formats of as many bits: each block takes the one of :attr:`formats` that
         has the least error under the scale rule, and stores which in
@@ -286,8 +290,9 @@ class Scheme:
         if isinstance(self.scale_dtype, ScaleDtype):
             return self.scale_dtype.name
         inner = self.scale_dtype
-        if inner == _two_level_e4m3():
-            return "e4m3"
+        for name in _TWO_LEVELS:
+            if inner == _two_level_e4m3(name):
+                return name
         return f"{inner.format.name}/{inner.block_size}"
 
     def with_double_quantization(self, block_size: int = 256) -> Scheme:
@@ -337,8 +342,9 @@ def _scale_rule(value: ScaleRule | str) -> ScaleRule:
 def _scale_dtype(value: ScaleDtype | Scheme | str) -> ScaleDtype | Scheme:
     if isinstance(value, (ScaleDtype, Scheme)):
         return value
-    if value == "e4m3":
-        return _two_level_e4m3()
+    if value in _TWO_LEVELS:
+        return _two_level_e4m3(value)
     if value not in SCALE_DTYPES:
-        raise SchemeError(f"scale dtype {value!r}: one of {', '.join(SCALE_DTYPES)}, e4m3")
+        names = ", ".join((*SCALE_DTYPES, *_TWO_LEVELS))
+        raise SchemeError(f"scale dtype {value!r}: one of {names}")
     return SCALE_DTYPES[value]

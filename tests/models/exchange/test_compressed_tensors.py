@@ -35,6 +35,7 @@ CASES = {
     "mxfp4": MXFP4,
     "mxfp4 of longer blocks": Scheme("e2m1", 64, scale_dtype="e8m0"),
     "nvfp4": NVFP4,
+    "nvfp4 under a power of two": Scheme("e2m1", 16, scale_dtype="e4m3/e8m0"),
     "nvfp4 of longer blocks": Scheme("e2m1", 32, scale_dtype="e4m3"),
 }
 
@@ -131,6 +132,16 @@ def test_what_cannot_be_carried_is_refused(what: str, tmp_path: Path) -> None:
     with pytest.raises(SchemeError, match=said):
         export_model(packed, "compressed-tensors", tmp_path / "out")
     assert {f.name for f in tmp_path.iterdir()} == {"source", "packed"}
+
+
+def test_a_divisor_that_is_not_there(monkeypatch, tmp_path: Path) -> None:
+    """Where no float32 gives the same weights the export says what does."""
+    from studentfloat.models.exchange import compressed_tensors_out
+
+    monkeypatch.setattr(compressed_tensors_out, "_neighbors", lambda value: [value * 1.01])
+    packed = pack(NVFP4, tmp_path)
+    with pytest.raises(SchemeError, match="e4m3/e8m0: a power of two"):
+        export_model(packed, "compressed-tensors", tmp_path / "out")
 
 
 def test_negative_two_level_scales(tmp_path: Path) -> None:

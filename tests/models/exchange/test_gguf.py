@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import studentfloat.transformers  # noqa: F401  (registers the packed layers)
 from studentfloat.errors import ConfigError, ModelError, SchemeError, StudentFloatError
@@ -161,6 +163,7 @@ TOLERANCE = 0.06
     ("kind", "make"),
     [
         *((kind, llama) for kind in SCHEMES),
+        ("Q4_0", lambda: llama().bfloat16()),
         ("IQ4_NL", lambda: llama(rope_parameters=LLAMA3)),
         ("Q4_0", lambda: llama(rope_parameters=LINEAR, tie_word_embeddings=False)),
         ("Q4_0", lambda: qwen("qwen2")),
@@ -175,6 +178,18 @@ def test_llama_cpp_computes_the_same(kind: str, make, tmp_path: Path) -> None:
     assert len(found) == 270
     assert max(abs(float(expected[i]) - value) for i, value in found.items()) < TOLERANCE
     assert float(expected.max() - expected.min()) > 30 * TOLERANCE
+
+
+def test_a_tied_pair_stored_as_the_head(tmp_path: Path) -> None:
+    place = source_of(llama, tmp_path / "source").directory
+    state = load_file(place / "model.safetensors")
+    state["lm_head.weight"] = state.pop("model.embed_tokens.weight")
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    quantize_checkpoint(find_model(str(place)), SCHEMES["Q4_0"], tmp_path / "packed")
+    export_model(tmp_path / "packed", "gguf", tmp_path / "model.gguf")
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "again")
+    expected = logits_of(tmp_path / "packed")
+    assert torch.allclose(logits_of(tmp_path / "again"), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_of_64_and_rows_are_split(tmp_path: Path) -> None:
@@ -289,6 +304,30 @@ def test_damaged_files(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=name):
             import_model(str(tmp_path / name), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_any_byte_changed(tmp_path: Path) -> None:
+    """An error of ours or a sound model, whichever byte of the header is another."""
+    packed = pack(SCHEMES["Q4_0"], tmp_path)
+    raw = export_model(packed, "gguf", tmp_path / "model.gguf").read_bytes()
+    start = min(t.data_offset for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors)
+    chance, said = random.Random(0), []
+    for turn in range(40):
+        changed = bytearray(raw)
+        for _ in range(chance.randint(1, 3)):
+            changed[chance.randrange(start)] = chance.randrange(256)
+        file = tmp_path / f"{turn}.gguf"
+        file.write_bytes(changed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                import_model(str(file), tmp_path / f"out-{turn}")
+            except StudentFloatError as error:
+                said.append(str(error))
+            else:
+                assert not verify_checkpoint(tmp_path / f"out-{turn}").problems
+    assert not any("\n" in message for message in said)
+    assert 0 < len(said) < 40
 
 
 def test_scales_that_are_not_numbers(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def _is_two_level(scheme: Scheme) -> bool:
     return (
         isinstance(inner, Scheme)
         and inner.block_size == TENSOR
-        and inner.scale_dtype_name == "float32"
+        and not isinstance(inner.scale_dtype, Scheme)
         and _within(inner.format, get_format("e4m3"))
     )
 
@@ -286,7 +286,7 @@ def _divided_scales(tensor: QuantizedTensor, name: str) -> tuple[Tensor, Tensor]
             return small.to(torch.float8_e4m3fn), candidate.reshape(1)
     raise SchemeError(
         f"NVFP4 divides scales by one float32, and none gives the weights of {name} to the last "
-        "bit of bfloat16. MXFP4 (--scale-dtype e8m0 --block-size 32) has no such step"
+        "bit of bfloat16. Quantize with --scale-dtype e4m3/e8m0: a power of two divides exactly"
     )
 
 

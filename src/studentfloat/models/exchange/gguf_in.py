@@ -108,8 +108,10 @@ def _open(path: Path) -> Any:
         return GGUFReader(path)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {path}") from error
-    except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
-        raise ModelError(f"{path} is not a sound GGUF file: {str(error)[:200]}") from error
+    except Exception as error:
+        # On a file of any bytes the reader raises whatever its parsing runs into.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path} is not a sound GGUF file: {reason}") from error
 
 
 def _companions(path: Path, place: Path, reader: Any) -> ModelSource:
@@ -144,8 +146,12 @@ def _companions(path: Path, place: Path, reader: Any) -> ModelSource:
 
 
 def _tensors(reader: Any, source: ModelSource, architecture: Architecture) -> list[_Tensor]:
-    model = skeleton(source)
     layers = int(source.config["num_hidden_layers"])
+    if layers > len(reader.tensors):
+        raise ModelError(
+            f"{source.name} claims {layers} layers and has {len(reader.tensors)} tensors"
+        )
+    model = skeleton(source)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ours = {theirs: name for name, theirs in tensor_names(shapes, architecture, layers).items()}
     found = []

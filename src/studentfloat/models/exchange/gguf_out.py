@@ -28,6 +28,7 @@ from studentfloat.quantize.stored import Orientation
 
 __all__ = ["export_gguf"]
 
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Progress = Callable[[float, str], None]
@@ -127,9 +128,15 @@ def _entries(
 ) -> list[_Entry]:
     """Every tensor with its type; each weight is read to see whether its scales fit."""
     names = [*checkpoint.weights, *checkpoint.plain_names()]
-    if checkpoint.config.get("tie_word_embeddings") and "lm_head.weight" in names:
-        names.remove("lm_head.weight")
+    tied = bool(checkpoint.config.get("tie_word_embeddings"))
     targets = tensor_names(names, architecture, int(checkpoint.config["num_hidden_layers"]))
+    if tied and _HEAD in targets.values():
+        # A checkpoint of a tied pair may hold either; in GGUF it is the embedding.
+        head = next(name for name, target in targets.items() if target == _HEAD)
+        if _EMBEDDING in targets.values():
+            names.remove(head)
+        else:
+            targets[head] = _EMBEDDING
     entries = []
     for done, name in enumerate(names):
         progress(done / len(names) / 2, name)
