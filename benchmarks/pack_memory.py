@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -83,15 +82,12 @@ def make(place: Path, gigabytes: float) -> int:
         "tie_word_embeddings": True,
     }
     (place / "config.json").write_text(json.dumps(config))
+    # Drawing them anew for each layer would take longer than quantizing them.
+    drawn = {name: torch.randn(shape).bfloat16() for name, shape in SHAPES.items()}
     for layer in range(layers):
-        started = time.monotonic()
-        tensors = {
-            f"model.layers.{layer}.{name}.weight": torch.randn(shape).bfloat16()
-            for name, shape in SHAPES.items()
-        }
+        tensors = {f"model.layers.{layer}.{name}.weight": t for name, t in drawn.items()}
         save_file(tensors, place / f"model-{layer:03}.safetensors", {"format": "pt"})
-        del tensors
-        print(f"layer {layer + 1} of {layers}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+        print(f"layer {layer + 1} of {layers} written", file=sys.stderr)
     rest = {
         "model.embed_tokens.weight": torch.randn(32000, HIDDEN).bfloat16(),
         "model.norm.weight": torch.ones(HIDDEN),

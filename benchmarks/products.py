@@ -1,6 +1,6 @@
 """Products with packed weights, quantizing and dequantizing, beside their peers.
 
-    pip install 'studentfloat[models,benchmark]' && python benchmarks/kernels.py --threads 1
+    pip install 'studentfloat[models,benchmark]' && python benchmarks/products.py --threads 1
 
 Everything runs in one process, the calls taken in turn: the times are medians over rounds, the
 ratios medians of ratios within a round, so that a drift of the machine's speed cancels (with

