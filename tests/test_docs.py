@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import studentfloat
+from studentfloat.errors import MissingDependencyError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -28,6 +29,8 @@ def test_docstrings(name: str) -> None:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         pytest.skip(f"optional dependency: {error.name}")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
     result = doctest.testmod(module, optionflags=FLAGS)
     assert result.failed == 0
 

@@ -125,12 +125,11 @@ def packed_matmul(
     DataError
         If shapes do not fit.
     """
-    import torch
-
     columns = x.shape[-1]
     _check(packed, scales, columns, block_size, bits)
     flat = x.reshape(-1, columns).contiguous()
-    out = torch.empty((len(flat), len(packed)), dtype=torch.float32, device=x.device)
+    # Of the scales' type, float32, and on their device.
+    out = scales.new_empty((len(flat), len(packed)))
     grid = (triton.cdiv(len(flat), _ROWS), triton.cdiv(len(packed), _COLUMNS))
     _multiply[grid](
         *(flat, packed.contiguous(), scales.contiguous(), table.contiguous(), out),
@@ -150,10 +149,8 @@ def packed_dequantize(
 
     Parameters are those of :func:`packed_matmul`.
     """
-    import torch
-
     _check(packed, scales, in_features, block_size, bits)
-    out = torch.empty((len(packed), in_features), dtype=torch.float32, device=packed.device)
+    out = scales.new_empty((len(packed), in_features))
     grid = (triton.cdiv(len(packed), _COLUMNS), triton.cdiv(in_features, _INNER))
     _dequantize[grid](
         *(packed.contiguous(), scales.contiguous(), table.contiguous(), out),
