@@ -35,9 +35,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     source = find_model("smollm2-135m")
     with tempfile.TemporaryDirectory() as place:
-        packed = Path(place) / "packed"
-        quantize_checkpoint(source, Scheme(options.format, 64, scale_dtype="bfloat16"), packed)
-        contestants = load(source.directory, packed)
+        packed, whole = Path(place) / "packed", Path(place) / "whole"
+        scheme = Scheme(options.format, 64, scale_dtype="bfloat16")
+        quantize_checkpoint(source, scheme, packed)
+        quantize_checkpoint(source, scheme, whole, head=True)
+        contestants = load(source.directory, packed, whole)
         prompt = torch.randint(0, 40000, (1, 32), generator=torch.Generator().manual_seed(0))
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(options.rounds + 1):
@@ -52,7 +54,7 @@ def main() -> None:
         print(f"{name:28} {options.tokens / median:7.1f} tokens/s  {base / median:5.2f} x bfloat16")
 
 
-def load(dense: Path, packed: Path) -> dict[str, Any]:
+def load(dense: Path, packed: Path, whole: Path) -> dict[str, Any]:
     """The contestants by name; what is not installed is said and left out."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -61,6 +63,7 @@ def load(dense: Path, packed: Path) -> dict[str, Any]:
     makers: dict[str, Callable[[], Any]] = {
         "transformers bfloat16": lambda: AutoModelForCausalLM.from_pretrained(dense, **half),
         "packed, bfloat16": lambda: AutoModelForCausalLM.from_pretrained(packed, **half),
+        "packed, bfloat16, head too": lambda: AutoModelForCausalLM.from_pretrained(whole, **half),
         "packed, float32": lambda: AutoModelForCausalLM.from_pretrained(packed),
         "packed, int8 (W4A8)": lambda: AutoModelForCausalLM.from_pretrained(
             packed, quantization_config=config(compute="int8"), **half

@@ -420,3 +420,28 @@ def test_no_time_passes_unseen(source, tmp_path: Path) -> None:
     assert [share for share, _ in seen] == sorted(share for share, _ in seen)
     assert seen[-1][0] == pytest.approx(1.0)
     assert len(seen) == len(state_of(source))
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["head alone", "both"])
+def test_a_tied_head_under_its_own_name(both: bool, tmp_path: Path) -> None:
+    """Checkpoints may hold a tied weight as the head's; it is packed once, as the model's first."""
+    import transformers
+
+    import studentfloat.transformers
+
+    assert studentfloat.transformers.StudentFloatConfig
+    place = tiny.save(tiny.llama, tmp_path / "source")
+    state = load_file(place / "model.safetensors")
+    table = state["model.embed_tokens.weight"] if both else state.pop("model.embed_tokens.weight")
+    state["lm_head.weight"] = table.clone()
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    source = find_model(str(place))
+    quantize_checkpoint(source, SCHEME, tmp_path / "out", head=True)
+    checkpoint = PackedCheckpoint.open(tmp_path / "out")
+    assert "model.embed_tokens.weight" in checkpoint.weights
+    assert "lm_head.weight" not in checkpoint.files
+    assert not verify_checkpoint(tmp_path / "out", source=source).problems
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    expected, _ = fake_quantize(table, SCHEME)
+    assert torch.equal(model.get_input_embeddings()(torch.arange(260)), expected)
+    assert torch.equal(model.get_output_embeddings().matrix(torch.float32), expected)

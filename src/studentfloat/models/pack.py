@@ -204,8 +204,12 @@ def _quantize_group(
     weights, plain, records = {}, {}, []
     names = {tensor.name for tensor in group}
     for tensor in group:
-        values = read_raw(tensor)
         site = sites.get(tensor.name)
+        if site is not None and site.stored_name != tensor.name and site.stored_name in sites:
+            # Tied to one that is there itself: stored once.
+            work.add(tensor.bytes, tensor.name)
+            continue
+        values = read_raw(tensor)
         if site is None:
             plain[tensor.name] = values
         else:
@@ -214,7 +218,7 @@ def _quantize_group(
             weight, nmse = _quantize(matrix, scheme, tensor.name)
             seconds = round(time.monotonic() - started, 3)
             stored = StoredWeight.of(weight, tensor.shape, site.orientation)
-            weights[tensor.name] = (stored, weight)
+            weights[site.stored_name] = (stored, weight)
             records.append(_record(site, weight, nmse, seconds))
         work.add(tensor.bytes, tensor.name)
     left = tuple(skip for skip in skipped if skip.name in names)

@@ -32,11 +32,15 @@ _EXPERT = re.compile(r"\.experts\.\d+\.[\w.]*\bweight$")
 
 @dataclass(frozen=True)
 class StoredSite:
-    """A weight in a checkpoint: its name there, and how it is multiplied by."""
+    """A weight in a checkpoint: its name there, how it is multiplied by, its name when packed.
+
+    The latter differs where a checkpoint has a tied weight under its second name only.
+    """
 
     name: str
     kind: WeightKind
     orientation: Orientation
+    stored_name: str
 
 
 def orientation_of(kind: WeightKind) -> Orientation:
@@ -113,6 +117,7 @@ def sites_of_checkpoint(
     share_tied_parameters(model)
     found, left = walk_weights(model, embeddings=embeddings, head=head)
     kinds = {name: site.kind for site in found for name in (site.name, *site.tied)}
+    first = {tied: site.name for site in found for tied in site.tied}
     reasons = {skip.name: skip.reason for skip in left}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     sites, skipped = {}, []
@@ -124,7 +129,8 @@ def sites_of_checkpoint(
             kind = WeightKind.EXPERTS
         reason = tensor.why_not_real()
         if kind is not None and reason is None:
-            sites[tensor.name] = StoredSite(tensor.name, kind, orientation_of(kind))
+            stored = first.get(name, tensor.name)
+            sites[tensor.name] = StoredSite(tensor.name, kind, orientation_of(kind), stored)
             continue
         why = reason or reasons.get(name, "not a weight of the model that transformers builds")
         skipped.append(SkippedTensor(tensor.name, tensor.shape, why))

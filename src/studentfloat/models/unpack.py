@@ -221,12 +221,23 @@ def _collect(problems: list[str], check: Callable[..., object], *arguments: obje
         problems.append(str(error))
 
 
+def _is_tied(checkpoint: PackedCheckpoint, tensor: StoredTensor) -> bool:
+    """Whether a table of embeddings or a head is stored under the name that it is tied to."""
+    return (
+        tensor.is_embedding_or_head
+        and bool(checkpoint.config.get("tie_word_embeddings", True))
+        and any(stored.shape == tensor.shape for stored in checkpoint.weights.values())
+    )
+
+
 def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
     tensors, damaged = list_tensors(source.weight_files)
     problems = list(damaged.values())
     for tensor in tensors:
         stored = checkpoint.weights.get(tensor.name)
         found = checkpoint.files.get(tensor.name)
+        if found is None and _is_tied(checkpoint, tensor):
+            continue
         if found is None:
             problems.append(f"{tensor.name} of {source.name} is missing")
         elif stored is not None and stored.shape != tensor.shape:
@@ -236,6 +247,9 @@ def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
             )
         elif stored is None and sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
             problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
+    shapes_gone = {tensor.shape for tensor in tensors if tensor.name not in checkpoint.files}
     known = {tensor.name for tensor in tensors}
-    extra = [n for n in (*checkpoint.weights, *checkpoint.plain_names()) if n not in known]
+    tied = {n for n, w in checkpoint.weights.items() if w.shape in shapes_gone}
+    present = (*checkpoint.weights, *checkpoint.plain_names())
+    extra = [name for name in present if name not in known and name not in tied]
     return problems + [f"{name} is not in {source.name}" for name in extra]
