@@ -129,3 +129,18 @@ def test_one_block_in_memory(tmp_path: Path) -> None:
     with residency.held("model.layers.1"):
         assert [resident(block) for block in blocks] == [False, True]
     assert not any(resident(block) for block in blocks)
+
+
+def test_a_tied_head_under_its_own_name(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    place = tiny.save(tiny.llama, tmp_path / "dense")
+    state = load_file(place / "model.safetensors")
+    state["lm_head.weight"] = state.pop("model.embed_tokens.weight")
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    source = find_model(str(place))
+    calibrate_checkpoint(source, SCHEME, parse_method("gptq"), tmp_path / "out", calibration=FEW)
+    assert not verify_checkpoint(tmp_path / "out", source=source).problems
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.get_input_embeddings().weight, state["lm_head.weight"])
+    assert torch.equal(model.get_output_embeddings().weight, state["lm_head.weight"])

@@ -223,10 +223,13 @@ def _collect(problems: list[str], check: Callable[..., object], *arguments: obje
 
 def _is_tied(checkpoint: PackedCheckpoint, tensor: StoredTensor) -> bool:
     """Whether a table of embeddings or a head is stored under the name that it is tied to."""
-    return (
-        tensor.is_embedding_or_head
-        and bool(checkpoint.config.get("tie_word_embeddings", True))
-        and any(stored.shape == tensor.shape for stored in checkpoint.weights.values())
+    if not tensor.is_embedding_or_head or not checkpoint.config.get("tie_word_embeddings", True):
+        return False
+    packed = {name: stored.shape for name, stored in checkpoint.weights.items()}
+    shapes = {name: file.shape for name, file in checkpoint.files.items()} | packed
+    return any(
+        checkpoint.files[name].is_embedding_or_head and shape == tensor.shape
+        for name, shape in shapes.items()
     )
 
 
@@ -250,6 +253,11 @@ def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
     shapes_gone = {tensor.shape for tensor in tensors if tensor.name not in checkpoint.files}
     known = {tensor.name for tensor in tensors}
     tied = {n for n, w in checkpoint.weights.items() if w.shape in shapes_gone}
+    tied |= {
+        name
+        for name, file in checkpoint.files.items()
+        if file.is_embedding_or_head and file.shape in shapes_gone
+    }
     present = (*checkpoint.weights, *checkpoint.plain_names())
     extra = [name for name in present if name not in known and name not in tied]
     return problems + [f"{name} is not in {source.name}" for name in extra]
