@@ -16,14 +16,13 @@ from studentfloat.models.calibration import Calibration, CalibrationWindows, exp
 from studentfloat.models.fold import fold_scale
 from studentfloat.models.listen import InputListener, input_groups, listen
 from studentfloat.models.load import LoadedModel, load_model
-from studentfloat.models.quantized import QuantizedBlock, QuantizedModel
+from studentfloat.models.quantized import QuantizedBlock, QuantizedModel, weight_record
 from studentfloat.models.residency import BlockResidency, everything_resident
 from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.pipeline import (
-    MethodResult,
     check_recipe,
     quantize_weight,
     working_scheme,
@@ -305,7 +304,15 @@ class ModelQuantizer:
         after = result.weight.dequantize()
         site.apply(lambda _: after)
         errors = _errors(before, after, inputs, self._scheme)
-        record = _record(site, result, notes, {**errors, "seconds": round(seconds, 3)})
+        record = weight_record(
+            site.name,
+            result.weight,
+            result.method,
+            kind=site.role,
+            notes=(*notes, *result.notes),
+            seconds=round(seconds, 3),
+            **errors,
+        )
         return site.name, result.weight, record
 
     def _replay(self, block: QuantizedBlock, name: str, sites: list[WeightSite]) -> QuantizedBlock:
@@ -372,29 +379,6 @@ def _errors(
         errors["output_nmse_nearest"] = _share(inputs.output_energy(before - nearest), output)
         errors["tokens"] = inputs.count
     return errors
-
-
-def _record(
-    site: WeightSite, result: MethodResult, notes: tuple[str, ...], errors: Mapping[str, Any]
-) -> TensorQuantization:
-    weight = result.weight
-    scales = weight.base.block_scales().float()
-    magnitudes = scales.abs()
-    return TensorQuantization(
-        name=site.name,
-        layer=site.layer,
-        kind=site.role,
-        shape=weight.shape,
-        method=result.method,
-        format=weight.base.scheme.format_name,
-        bits_per_weight=weight.bits_per_weight,
-        scale_least=float(magnitudes.min()),
-        scale_median=float(magnitudes.median()),
-        scale_greatest=float(magnitudes.max()),
-        negative_scales=float((scales < 0).float().mean()),
-        notes=(*notes, *result.notes),
-        **errors,
-    )
 
 
 def _square(values: Tensor) -> float:

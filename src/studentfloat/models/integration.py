@@ -37,6 +37,7 @@ from studentfloat.models.packed_layers import (
     unpack_module,
 )
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
+from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight, stored_parts
@@ -391,12 +392,11 @@ def _match(
     model: Any, wanted: Mapping[str, StoredWeight], sites: Mapping[str, WeightSite]
 ) -> dict[str, StoredWeight]:
     """The packed weights by the names that this model has for them."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    prefix = getattr(model, "base_model_prefix", "")
     matched: dict[str, StoredWeight] = {}
     experts: dict[str, StoredWeight] = {}
     for name, stored in wanted.items():
-        spellings = (name, prefix + name, name.removeprefix(prefix))
-        its = next((n for n in spellings if n in sites), None)
+        its = next((n for n in spellings(name, prefix) if n in sites), None)
         if its is not None:
             matched[its] = stored
         elif re.search(r"\.experts\.\d+\.", name):

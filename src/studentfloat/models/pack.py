@@ -16,17 +16,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from studentfloat.errors import ConfigError, ModelError
+from studentfloat.errors import ConfigError
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION, NO_COMPANIONS, Companions, read_raw
+from studentfloat.models.quantized import weight_record
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, fingerprint, layer_of, list_tensors, role_of
+from studentfloat.models.stream import (
+    StoredTensor,
+    fingerprint,
+    list_sound_tensors,
+)
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
 from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
 from studentfloat.quantize.tensor import QuantizedTensor, quantize
 from studentfloat.quantize.weight import QuantizedWeight
-from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization
+from studentfloat.records import PackedModel, SkippedTensor
 
 __all__ = ["identity_of", "quantize_checkpoint"]
 
@@ -91,9 +96,7 @@ def quantize_checkpoint(
             f"scale rule {scheme.scale_rule.name!r} needs calibration: choose a method that "
             "calibrates, or another rule"
         )
-    tensors, damaged = list_tensors(source.weight_files)
-    for reason in damaged.values():
-        raise ModelError(reason)
+    tensors = list_sound_tensors(source.weight_files)
     sites, skipped = sites_of_checkpoint(source, tensors, embeddings=embeddings, head=head)
     groups = _groups(tensors, shard_bytes)
     settings = {"method": "rtn", "embeddings": embeddings, "head": head, "bytes": shard_bytes}
@@ -160,29 +163,6 @@ def _joined(parts: list[QuantizedTensor]) -> QuantizedTensor:
     )
 
 
-def _record(
-    site: StoredSite, weight: QuantizedWeight, nmse: float, seconds: float
-) -> TensorQuantization:
-    scales = weight.base.block_scales()
-    sizes = scales.abs().flatten()
-    return TensorQuantization(
-        name=site.name,
-        layer=layer_of(site.name),
-        kind=role_of(site.name.removesuffix(".weight")),
-        shape=weight.shape,
-        method="rtn",
-        format=weight.base.scheme.format_name,
-        bits_per_weight=weight.bits_per_weight,
-        weight_nmse=nmse,
-        weight_nmse_nearest=nmse,
-        scale_least=float(sizes.min()),
-        scale_median=float(sizes.median()),
-        scale_greatest=float(sizes.max()),
-        negative_scales=float((scales < 0).float().mean()),
-        seconds=seconds,
-    )
-
-
 class _Meter:
     """Turns bytes done into a share of the whole."""
 
@@ -219,7 +199,15 @@ def _quantize_group(
             seconds = round(time.monotonic() - started, 3)
             stored = StoredWeight.of(weight, tensor.shape, site.orientation)
             weights[site.stored_name] = (stored, weight)
-            records.append(_record(site, weight, nmse, seconds))
+            record = weight_record(
+                site.name,
+                weight,
+                "rtn",
+                weight_nmse=nmse,
+                weight_nmse_nearest=nmse,
+                seconds=seconds,
+            )
+            records.append(record)
         work.add(tensor.bytes, tensor.name)
     left = tuple(skip for skip in skipped if skip.name in names)
     return Shard(weights, plain, tuple(records), left)

@@ -20,12 +20,18 @@ from studentfloat.models.driver import ModelQuantizer
 from studentfloat.models.load import LoadedModel, load_model
 from studentfloat.models.pack import identity_of
 from studentfloat.models.pack_writer import PackWriter, Shard
-from studentfloat.models.packed_files import NO_COMPANIONS, Companions, parse_layout, read_raw
+from studentfloat.models.packed_files import (
+    NO_COMPANIONS,
+    TORCH_TYPES,
+    Companions,
+    parse_layout,
+    read_raw,
+)
 from studentfloat.models.quantized import QuantizedBlock
 from studentfloat.models.residency import BlockResidency, load_block_by_block
 from studentfloat.models.skeleton import orientation_of
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import list_tensors
+from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme
@@ -35,8 +41,9 @@ from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization,
 
 __all__ = ["calibrate_checkpoint"]
 
-_PLAIN_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
-_FLOATS = {**_PLAIN_TYPES, "BF16": torch.bfloat16}
+
+# Types that weights may have been before they were calibrated in float32.
+_CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 Progress = Callable[[float, str], None]
 
@@ -145,13 +152,11 @@ class _Packing:
         self, model: LoadedModel, source: ModelSource, sites: Mapping[str, WeightSite]
     ) -> None:
         self._module, self._sites = model.module, sites
-        tensors, damaged = list_tensors(source.weight_files)
-        for reason in damaged.values():
-            raise ModelError(reason)
+        tensors = list_sound_tensors(source.weight_files)
         self._source = {tensor.name: tensor for tensor in tensors}
-        self._prefix = f"{getattr(model.module, 'base_model_prefix', '')}."
-        usual = [t.dtype for t in tensors if t.dtype in _FLOATS]
-        self._usual = max(set(usual), key=usual.count) if usual else "F32"
+        self._prefix = getattr(model.module, "base_model_prefix", "")
+        usual = [kind for t in tensors if (kind := TORCH_TYPES.get(t.dtype)) in _CALIBRATED_FROM]
+        self._usual = max(set(usual), key=usual.count) if usual else torch.float32
 
     def parameters(self) -> set[int]:
         """``id`` of every parameter that is quantized."""
@@ -159,12 +164,14 @@ class _Packing:
 
     def stored_name(self, name: str) -> str:
         """The checkpoint's name for a parameter; its own where the checkpoint has none."""
-        spellings = (name, name.removeprefix(self._prefix), self._prefix + name)
-        return next((n for n in spellings if n in self._source), name)
+        return next((n for n in spellings(name, self._prefix) if n in self._source), name)
 
     def _dtype(self, name: str) -> torch.dtype:
         tensor = self._source.get(self.stored_name(name))
-        return _FLOATS.get(self._usual if tensor is None else tensor.dtype, torch.float32)
+        if tensor is None:
+            return self._usual
+        kind = TORCH_TYPES.get(tensor.dtype, torch.float32)
+        return kind if kind in _CALIBRATED_FROM else torch.float32
 
     def _stored(self, name: str, weight: QuantizedWeight) -> tuple[StoredWeight, QuantizedWeight]:
         site = self._sites[name]
@@ -206,8 +213,7 @@ class _Packing:
         """A finished block as its shard has it."""
         file, facts = writer.shard(number)
         layout = parse_layout(facts["layout"])
-        tensors, _ = list_tensors([file])
-        files = {tensor.name: tensor for tensor in tensors}
+        files = {tensor.name: tensor for tensor in list_sound_tensors([file])}
         by_name = {self.stored_name(parameter): parameter for parameter in self._names()}
         weights = {}
         for stored_name, stored in layout.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError
-from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.models.stream import StoredTensor, list_sound_tensors
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import (
     StoredWeight,
@@ -31,6 +31,7 @@ __all__ = [
     "LAYOUT_VERSION",
     "MANIFEST",
     "NO_COMPANIONS",
+    "TORCH_TYPES",
     "Companions",
     "PackedCheckpoint",
     "parse_layout",
@@ -50,7 +51,7 @@ LAYOUT_KEYS = (
 INDEX = "model.safetensors.index.json"
 
 _LARGEST_JSON = 256 << 20
-_DTYPES = {
+TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -164,7 +165,7 @@ def read_raw(tensor: StoredTensor) -> Tensor:
     ModelError
         If the shard ends before it does, or its type is unknown.
     """
-    dtype = _DTYPES.get(tensor.dtype)
+    dtype = TORCH_TYPES.get(tensor.dtype)
     if dtype is None:
         raise ModelError(f"{tensor.name} in {tensor.shard.name} is of unknown type {tensor.dtype}")
     size = math.prod(tensor.shape) * dtype.itemsize
@@ -236,9 +237,7 @@ class PackedCheckpoint:
             weights = parse_layout(config[CONFIG_KEY])
         except ModelError as error:
             raise ModelError(f"{directory}: {error}") from error
-        tensors, damaged = list_tensors(_shards(directory))
-        for reason in damaged.values():
-            raise ModelError(reason)
+        tensors = list_sound_tensors(_shards(directory))
         files: dict[str, StoredTensor] = {}
         for tensor in tensors:
             if tensor.name in files:
@@ -275,7 +274,7 @@ class PackedCheckpoint:
         found = self.files.get(name)
         if found is None:
             raise ModelError(f"{self.directory} lacks the tensor {name}")
-        if _DTYPES.get(found.dtype) != dtype or found.shape != shape:
+        if TORCH_TYPES.get(found.dtype) != dtype or found.shape != shape:
             raise ModelError(
                 f"{name} in {found.shard.name} is {found.dtype} of shape {list(found.shape)}; "
                 f"its configuration says {str(dtype).removeprefix('torch.')} of shape {list(shape)}"

@@ -9,11 +9,48 @@ from typing import Any
 
 from torch import Tensor
 
+from studentfloat.models.stream import layer_of, role_of
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
 
-__all__ = ["QuantizedBlock", "QuantizedModel"]
+__all__ = ["QuantizedBlock", "QuantizedModel", "weight_record"]
+
+
+def weight_record(
+    name: str, weight: QuantizedWeight, method: str, *, kind: str | None = None, **facts: Any
+) -> TensorQuantization:
+    """What is told of a quantized weight; its place, format, bits and scales are read off it.
+
+    Parameters
+    ----------
+    name
+        Of the weight, as :attr:`TensorQuantization.name`.
+    weight
+        As it is stored.
+    method
+        That made it.
+    kind
+        By default what the name says.
+    facts
+        The record's other fields: errors, tokens, seconds, notes.
+    """
+    scales = weight.base.block_scales()
+    sizes = scales.abs().flatten()
+    return TensorQuantization(
+        name=name,
+        layer=layer_of(name),
+        kind=role_of(name.removesuffix(".weight")) if kind is None else kind,
+        shape=weight.shape,
+        method=method,
+        format=weight.base.scheme.format_name,
+        bits_per_weight=weight.bits_per_weight,
+        scale_least=float(sizes.min()),
+        scale_median=float(sizes.median()),
+        scale_greatest=float(sizes.max()),
+        negative_scales=float((scales < 0).float().mean()),
+        **facts,
+    )
 
 
 @dataclass(frozen=True, eq=False)

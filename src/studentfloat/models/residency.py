@@ -15,7 +15,7 @@ from studentfloat.models.packed_files import read_raw
 from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.skeleton import share_tied_parameters, skeleton
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.models.stream import StoredTensor, list_sound_tensors, spellings
 
 __all__ = ["BlockResidency", "everything_resident", "load_block_by_block", "stored_names"]
 
@@ -97,11 +97,10 @@ def everything_resident(module: nn.Module) -> BlockResidency:
 
 def stored_names(module: nn.Module, files: Mapping[str, StoredTensor]) -> dict[str, str]:
     """The checkpoint's name for each parameter that has one of its own there."""
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    prefix = getattr(module, "base_model_prefix", "")
     found = {}
     for name, _ in module.named_parameters():
-        spellings = (name, name.removeprefix(prefix), prefix + name)
-        its = next((n for n in spellings if n in files), None)
+        its = next((n for n in spellings(name, prefix) if n in files), None)
         if its is not None:
             found[name] = its
     return found
@@ -123,9 +122,7 @@ def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedMode
         If the checkpoint's tensors are not the model's parameters one to one (experts that
         transformers joins, names that it changes): such a model is loaded as a whole.
     """
-    tensors, damaged = list_tensors(source.weight_files)
-    for reason in damaged.values():
-        raise ModelError(reason)
+    tensors = list_sound_tensors(source.weight_files)
     files = {tensor.name: tensor for tensor in tensors}
     module = skeleton(source, buffers=True)
     share_tied_parameters(module)

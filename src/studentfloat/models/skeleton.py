@@ -13,7 +13,7 @@ from torch import nn
 from studentfloat.errors import MissingDependencyError, ModelError
 from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor
+from studentfloat.models.stream import StoredTensor, spellings
 from studentfloat.models.walk import WeightKind, walk_weights
 from studentfloat.quantize.stored import Orientation
 from studentfloat.records import SkippedTensor
@@ -119,11 +119,11 @@ def sites_of_checkpoint(
     kinds = {name: site.kind for site in found for name in (site.name, *site.tied)}
     first = {tied: site.name for site in found for tied in site.tied}
     reasons = {skip.name: skip.reason for skip in left}
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    prefix = getattr(model, "base_model_prefix", "")
     sites, skipped = {}, []
     for tensor in tensors:
-        spellings = (tensor.name, prefix + tensor.name, tensor.name.removeprefix(prefix))
-        name = next((n for n in spellings if n in kinds or n in reasons), tensor.name)
+        tried = spellings(tensor.name, prefix)
+        name = next((n for n in tried if n in kinds or n in reasons), tensor.name)
         kind = kinds.get(name)
         if kind is None and name not in reasons and _EXPERT.search(name) and len(tensor.shape) == 2:
             kind = WeightKind.EXPERTS

@@ -20,7 +20,15 @@ import numpy.typing as npt
 
 from studentfloat.errors import ModelError
 
-__all__ = ["StoredTensor", "fingerprint", "layer_of", "list_tensors", "role_of"]
+__all__ = [
+    "StoredTensor",
+    "fingerprint",
+    "layer_of",
+    "list_sound_tensors",
+    "list_tensors",
+    "role_of",
+    "spellings",
+]
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -151,6 +159,33 @@ def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]
         except ModelError as error:
             damaged[shard.name] = str(error)
     return sorted(tensors, key=lambda tensor: _natural(tensor.name)), damaged
+
+
+def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
+    """The same, where one damaged shard spoils it all.
+
+    Raises
+    ------
+    ModelError
+        If a header cannot be used; the message names the file.
+    """
+    tensors, damaged = list_tensors(shards)
+    for reason in damaged.values():
+        raise ModelError(reason)
+    return tensors
+
+
+def spellings(name: str, prefix: str) -> tuple[str, ...]:
+    """How a model and its checkpoint may spell a tensor's name: with the base's prefix or without.
+
+    Parameters
+    ----------
+    name
+        By either.
+    prefix
+        The model's ``base_model_prefix``.
+    """
+    return name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")
 
 
 def fingerprint(shards: list[Path]) -> str:

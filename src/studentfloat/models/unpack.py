@@ -125,8 +125,7 @@ def dequantize_checkpoint(
     checkpoint = PackedCheckpoint.open(directory)
     shards = _by_shard(checkpoint)
     plan = {"of": _identity(checkpoint), "dtype": dtype, "shards": len(shards)}
-    if _is_finished(out, plan):
-        return out
+    _claim(out, plan)
     names: dict[str, str] = {}
     done = 0
     for number, (_, members) in enumerate(sorted(shards.items()), 1):
@@ -157,16 +156,16 @@ def dequantize_checkpoint(
     return out
 
 
-def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Begin a run in a directory, or go on with the same one."""
     marker = out / _WORK / "plan.json"
     if marker.is_file():
         if read_json(marker) != plan:
             raise ConfigError(f"{out} holds an unfinished run of another kind: delete it")
-        return False
+        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not empty: choose another directory")
     write_json(marker, plan)
-    return False
 
 
 def _identity(checkpoint: PackedCheckpoint) -> dict[str, Any]:

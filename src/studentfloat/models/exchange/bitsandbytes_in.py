@@ -26,7 +26,7 @@ from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
+from studentfloat.models.stream import StoredTensor, fingerprint, list_sound_tensors
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -94,9 +94,7 @@ def import_bitsandbytes(
     ModelError
         If the checkpoint is damaged; the message names the tensor.
     """
-    tensors, damaged = list_tensors(source.weight_files)
-    for reason in damaged.values():
-        raise ModelError(reason)
+    tensors = list_sound_tensors(source.weight_files)
     files = {tensor.name: tensor for tensor in tensors}
     states = _states(files, source.name)
     sites = _sites(source, files, states)

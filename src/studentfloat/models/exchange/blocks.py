@@ -7,7 +7,7 @@ from torch import Tensor
 
 from studentfloat.errors import ModelError, SchemeError
 from studentfloat.formats import Format
-from studentfloat.models.stream import layer_of, role_of
+from studentfloat.models.quantized import weight_record
 from studentfloat.quantize.packing import pack_codes, unpack_codes
 from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight
@@ -147,21 +147,6 @@ def imported_record(
     name: str, weight: QuantizedWeight, method: str, notes: tuple[str, ...] = ()
 ) -> TensorQuantization:
     """What is known of a weight that another tool quantized: all but its error."""
-    scales = weight.base.block_scales()
-    sizes = scales.abs().flatten()
-    return TensorQuantization(
-        name=name,
-        layer=layer_of(name),
-        kind=role_of(name.removesuffix(".weight")),
-        shape=weight.shape,
-        method=method,
-        format=weight.base.scheme.format_name,
-        bits_per_weight=weight.bits_per_weight,
-        weight_nmse=None,
-        weight_nmse_nearest=None,
-        scale_least=float(sizes.min()),
-        scale_median=float(sizes.median()),
-        scale_greatest=float(sizes.max()),
-        negative_scales=float((scales < 0).float().mean()),
-        notes=notes,
+    return weight_record(
+        name, weight, method, weight_nmse=None, weight_nmse_nearest=None, notes=notes
     )
