@@ -161,9 +161,9 @@ def _calibration(options: dict[str, Any]) -> Calibration:
 
 
 def _per_token(name: str | None) -> Scheme | None:
-    from studentfloat.quantize import ROW, Scheme
+    from studentfloat.quantize import Scheme
 
-    return None if name is None else Scheme(name, block_size=ROW, scale_dtype="bfloat16")
+    return None if name is None else Scheme.per_token(name)
 
 
 def _refuse_share(share: tuple[int, int], method: str) -> None:

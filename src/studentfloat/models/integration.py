@@ -39,7 +39,7 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
+from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
@@ -329,7 +329,7 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
 def _per_token(given: Format | Scheme | str | None) -> Scheme | None:
     if given is None or isinstance(given, Scheme):
         return given
-    return Scheme(given, block_size=ROW, scale_dtype="bfloat16")
+    return Scheme.per_token(given)
 
 
 @contextmanager

@@ -19,9 +19,8 @@ from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
-from studentfloat.quantize.scheme import TENSOR, replace_scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
-from studentfloat.quantize.tensor import QuantizedTensor
+from studentfloat.quantize.tensor import has_packed_matrix
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -34,9 +33,6 @@ __all__ = [
     "replace_module",
     "unpack_module",
 ]
-
-# Wider codes are dequantized for every product.
-_KERNEL_BITS = 4
 
 
 class PackedModule(nn.Module):
@@ -220,15 +216,11 @@ class PackedLinear(PackedModule, nn.Linear):
 
     def _has_kernel(self, input: Tensor) -> bool:
         stored = self.stored["weight"]
-        scheme = stored.scheme
         return (
             input.device.type == "cpu"
             and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and input.numel() > 0
-            and scheme.format.bits <= _KERNEL_BITS
-            and scheme.block_size != TENSOR
-            and scheme.axis in (-1, 1)
-            and not scheme.alternatives
+            and has_packed_matrix(stored.scheme, stored.matrix_shape)
             and stored.row_tables is None
             and stored.low_rank is None
             and stored.outliers is None
@@ -239,18 +231,7 @@ class PackedLinear(PackedModule, nn.Linear):
         owner = self.__dict__.get("_tied_to", self)
         found = owner.__dict__.get("_matrix")
         if found is None:
-            base = owner.packed_weight().base
-            scheme = base.scheme
-            found = PackedMatrix(
-                base.packed,
-                base.block_scales().contiguous(),
-                scheme.format.decode_table,
-                in_features=self.in_features,
-                block_size=scheme.block_size
-                if isinstance(scheme.block_size, int)
-                else self.in_features,
-                bits=scheme.format.bits,
-            )
+            found = owner.packed_weight().base.packed_matrix()
             owner.hold(found)
         return cast(PackedMatrix, found)
 
@@ -324,7 +305,7 @@ class PackedEmbedding(PackedModule, nn.Embedding):
         if weight.low_rank is not None or weight.outliers is not None:
             rows = weight.dequantize(self.output_dtype)[input]
         else:
-            rows = _rows_of(weight.base, input.reshape(-1)).to(self.output_dtype)
+            rows = weight.base.rows(input.reshape(-1)).to(self.output_dtype)
             rows = rows.reshape(*input.shape, self.embedding_dim)
         return rows if self.factor is None else rows * self.factor
 
@@ -339,31 +320,6 @@ class PackedEmbedding(PackedModule, nn.Embedding):
         """For ``print(model)``."""
         scheme = self.stored["weight"].scheme
         return f"{self.num_embeddings}, {self.embedding_dim}, format={scheme.format.name}"
-
-
-def _rows_of(table: QuantizedTensor, indices: Tensor) -> Tensor:
-    """Some rows of a packed matrix, dequantized: of shape ``(len(indices), row_length)``."""
-    # Scales that are quantized themselves run across rows: as numbers, they can be picked.
-    scheme = replace_scheme(table.scheme, scale_dtype="float32")
-    chosen = QuantizedTensor(
-        packed=table.packed[indices],
-        scales=table.block_scales()[indices]
-        if isinstance(table.scales, QuantizedTensor)
-        else _numbers(table.scales[indices]),
-        scheme=scheme,
-        shape=(len(indices), table.shape[-1]),
-        dtype=table.dtype,
-        selectors=None if table.selectors is None else table.selectors[indices],
-        row_tables=None if table.row_tables is None else table.row_tables[indices],
-    )
-    return chosen.dequantize()
-
-
-def _numbers(scales: Tensor) -> Tensor:
-    if scales.dtype == torch.uint8:
-        exponents = scales.to(torch.int32) - 127
-        return torch.ldexp(torch.ones(exponents.shape, device=scales.device), exponents)
-    return scales.float()
 
 
 class _PackedExperts(PackedModule):
@@ -382,7 +338,7 @@ class _PackedExperts(PackedModule):
         whole = self.packed_weight(name).base
         per_expert = whole.packed.shape[0] // count
         rows = torch.arange(number * per_expert, (number + 1) * per_expert)
-        matrix = _rows_of(whole, rows.to(whole.packed.device)).reshape(inner)
+        matrix = whole.rows(rows.to(whole.packed.device)).reshape(inner)
         matrix = matrix.to(self.experts_dtype)
         return matrix.T if stored.orientation is Orientation.TRANSPOSED else matrix
 

@@ -215,6 +215,11 @@ class Scheme:
         set_field(self, "scale_dtype", _scale_dtype(scale_dtype))
         self._check()
 
+    @classmethod
+    def per_token(cls, format: Format | str, scale_rule: ScaleRule | str = "absmax") -> Scheme:
+        """One scale per row, in bfloat16: what activations and caches have, token by token."""
+        return cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
+
     def _check(self) -> None:
         self._check_alternatives()
         for single in self.by_format[1:]:

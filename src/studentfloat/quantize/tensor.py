@@ -22,7 +22,7 @@ from studentfloat.quantize.rounding import (
     next_level_away,
 )
 from studentfloat.quantize.scales import ScaledBlocks, normalize, scale_blocks
-from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme
+from studentfloat.quantize.scheme import ROW, TENSOR, ScaleDtype, Scheme, replace_scheme
 
 __all__ = [
     "BlockPart",
@@ -160,19 +160,16 @@ class QuantizedTensor:
             If it is not a matrix with blocks along its rows, in codes of at most 4 bits that
             mean the same everywhere.
         """
-        blocks_along_rows = len(self.shape) == 2 and (
-            self.scheme.block_size != TENSOR and _axis(self.shape, self.scheme) == 1
-        )
-        if not blocks_along_rows or self.scheme.format.bits > _MOST_PACKED_BITS:
-            raise SchemeError(
-                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
-                f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
-                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
-            )
         if self.selectors is not None or self.row_tables is not None:
             raise SchemeError(
                 f"a tensor in {self.scheme.format_name} with selectors or row tables: packed "
                 "products take one table of values for the whole matrix"
+            )
+        if not has_packed_matrix(self.scheme, self.shape):
+            raise SchemeError(
+                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
+                f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
+                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
             )
         # A special code is never produced: like a code without value it has no number.
         table = self.scheme.format.decode_table
@@ -184,6 +181,29 @@ class QuantizedTensor:
             block_size=_block_length(self.row_length, self.scheme),
             bits=self.scheme.format.bits,
         )
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Some rows dequantized, of shape ``(len(indices), row_length)``; others are not touched.
+
+        Parameters
+        ----------
+        indices
+            int64, of shape ``(n,)``: rows of :attr:`packed`, blocks running along them.
+        """
+        scheme, scales = replace_scheme(self.scheme, axis=-1), self.scales
+        if isinstance(scales, QuantizedTensor):
+            # They run across rows: as numbers, they can be picked.
+            scheme, scales = replace_scheme(scheme, scale_dtype="float32"), self.block_scales()
+        chosen = QuantizedTensor(
+            packed=self.packed[indices],
+            scales=scales[indices],
+            scheme=scheme,
+            shape=(len(indices), self.row_length),
+            dtype=self.dtype,
+            selectors=None if self.selectors is None else self.selectors[indices],
+            row_tables=None if self.row_tables is None else self.row_tables[indices],
+        )
+        return chosen.dequantize()
 
     def _unscaled(self, dtype: torch.dtype) -> Tensor:
         """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
@@ -227,6 +247,17 @@ class QuantizedTensor:
     def bits_per_weight(self) -> float:
         """:attr:`bits` over the number of weights."""
         return self.bits / max(1, self.numel)
+
+
+def has_packed_matrix(scheme: Scheme, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has a :meth:`QuantizedTensor.packed_matrix`, selectors and tables aside."""
+    return (
+        len(shape) == 2
+        and scheme.block_size != TENSOR
+        and _axis(shape, scheme) == 1
+        and scheme.format.bits <= _MOST_PACKED_BITS
+        and not scheme.alternatives
+    )
 
 
 def quantize(

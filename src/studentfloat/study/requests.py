@@ -8,7 +8,7 @@ from typing import Any
 from studentfloat.errors import ConfigError
 from studentfloat.formats import PUBLISHED_ELEVEN, Format
 from studentfloat.models import Trust
-from studentfloat.quantize import ROW, Recipe, Scheme, parse_method
+from studentfloat.quantize import Recipe, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.study.code_pairs import held_format
 from studentfloat.study.silicon import HardwareOptions
@@ -168,7 +168,7 @@ def activation_scheme(options: CompareOptions) -> Scheme | None:
     if options.activations is None:
         return None
     name, rule = _split_rule(options.activations)
-    return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
+    return Scheme.per_token(name, rule or "absmax")
 
 
 def kv_scheme(options: CompareOptions) -> Scheme | None:
@@ -176,7 +176,7 @@ def kv_scheme(options: CompareOptions) -> Scheme | None:
     if options.kv is None:
         return None
     name, rule = _split_rule(options.kv)
-    return Scheme(name, block_size=ROW, scale_rule=rule or "absmax", scale_dtype="bfloat16")
+    return Scheme.per_token(name, rule or "absmax")
 
 
 def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
