@@ -365,7 +365,6 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     """A checkpoint several times larger than the memory that quantizing it adds."""
     place = tmp_path / "source"
     tiny.save(lambda: tiny.llama(num_hidden_layers=1), place)
-    state = load_file(place / "model.safetensors")
     config = json.loads((place / "config.json").read_text())
     layers = 24
     config.update(num_hidden_layers=layers, hidden_size=1024, intermediate_size=2048)
@@ -391,7 +390,6 @@ def test_memory_is_flat(tmp_path: Path) -> None:
         "model.embed_tokens.weight": torch.randn(260, 1024).bfloat16(),
         "model.norm.weight": torch.ones(1024),
     }
-    assert state
     save_file(rest, place / "model-rest.safetensors", {"format": "pt"})
     size = sum(f.stat().st_size for f in place.glob("*.safetensors"))
     script = (

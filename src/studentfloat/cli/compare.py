@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from studentfloat.cli.options import calibration_options, path_text, trust_options, trusted
+
 if TYPE_CHECKING:
     from studentfloat.study import HardwareOptions
 
@@ -36,18 +38,7 @@ _PIPE_WIDTH = 100
     help="Comma-separated methods, steps joined by '+': rtn, x2-mse, gptq, smooth=0.5+gptq ... "
     "(docs/methods.md).",
 )
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="UTF-8 text that methods are calibrated on (default: docstrings of the standard "
-    "library, none of which is in the default text).",
-)
-@click.option(
-    "--calibration-windows", default=32, show_default=True, help="How many windows of it."
-)
-@click.option(
-    "--calibration-length", default=512, show_default=True, help="Tokens in each of those."
-)
+@calibration_options
 @click.option(
     "--activations",
     help="Format of what enters linear layers, one scale per token: int8, sf4, fmt@scale-rule.",
@@ -107,16 +98,7 @@ _PIPE_WIDTH = 100
 @click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
 @click.option("--no-page", is_flag=True, help="Do not write report.html.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.option(
-    "--allow-pickle-code-execution",
-    is_flag=True,
-    help="Load pickled weights, which can run any code on this machine.",
-)
-@click.option(
-    "--allow-remote-code-execution",
-    is_flag=True,
-    help="Run Python code that comes with the model, which can do anything.",
-)
+@trust_options
 def compare(model: str, **options: Any) -> None:
     """What each number format costs MODEL.
 
@@ -127,7 +109,6 @@ def compare(model: str, **options: Any) -> None:
     where it stopped.
     """
     from studentfloat.cli.progress import progress_on_stderr
-    from studentfloat.models import Trust
     from studentfloat.records import record_to_json, write_json, write_text_atomically
     from studentfloat.report import comparison_page, print_comparison
     from studentfloat.study import CompareOptions
@@ -138,7 +119,7 @@ def compare(model: str, **options: Any) -> None:
         model=model,
         formats=_formats(options["formats"]),
         methods=tuple(m.strip() for m in options["methods"].split(",") if m.strip()),
-        calibration=_path(options["calibration"]),
+        calibration=path_text(options["calibration"]),
         calibration_windows=options["calibration_windows"],
         calibration_length=options["calibration_length"],
         activations=options["activations"],
@@ -146,7 +127,7 @@ def compare(model: str, **options: Any) -> None:
         block_size=options["block_size"],
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],
-        text=_path(options["text"]),
+        text=path_text(options["text"]),
         windows=options["windows"],
         window_length=options["window_length"],
         weights_only=options["weights_only"],
@@ -156,10 +137,7 @@ def compare(model: str, **options: Any) -> None:
         hardware=_hardware(
             options["hardware"], options["unit"], options["liberty"], options["lookup_bits"]
         ),
-        trust=Trust(
-            pickle=options["allow_pickle_code_execution"],
-            remote_code=options["allow_remote_code_execution"],
-        ),
+        trust=trusted(options),
     )
     with progress_on_stderr(quiet=options["quiet"]) as progress:
         result = run(wanted, directory=directory, progress=progress)
@@ -177,10 +155,6 @@ def compare(model: str, **options: Any) -> None:
         console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
         print_comparison(result, console)
     click.echo(written, err=options["as_json"])
-
-
-def _path(given: Path | None) -> str | None:
-    return None if given is None else str(given)
 
 
 def _hardware(

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from studentfloat.cli.options import trust_remote_code, trusted
+
 __all__ = ["profile"]
 
 
@@ -73,11 +75,7 @@ __all__ = ["profile"]
 )
 @click.option("--json", "as_json", is_flag=True, help="The profile on stdout instead of a table.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.option(
-    "--allow-remote-code-execution",
-    is_flag=True,
-    help="Run Python code that comes with the model, which can do anything.",
-)
+@trust_remote_code
 def profile(models: tuple[str, ...], **options: Any) -> None:
     """Which law do the weights and activations of MODEL follow?
 
@@ -89,7 +87,6 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
     import json
 
     from studentfloat.cli.progress import progress_on_stderr
-    from studentfloat.models import Trust
     from studentfloat.records import write_json, write_text_atomically
     from studentfloat.study import profiles as study
 
@@ -101,7 +98,7 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
             listed=options["listed"],
             merge=options["merge"],
             output=options["output"],
-            trust=Trust(remote_code=options["allow_remote_code_execution"]),
+            trust=trusted(options),
             progress=progress,
         )
     data = study.result_to_json(result)

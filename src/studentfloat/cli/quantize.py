@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from studentfloat.cli.options import calibration_options, path_text, trust_options, trusted
+
 if TYPE_CHECKING:
     from studentfloat.models import Calibration
     from studentfloat.quantize import Scheme
@@ -41,13 +43,7 @@ __all__ = ["quantize"]
     help="Steps joined by '+': rtn, x2-mse, gptq, awq, smooth=0.5+gptq ... (docs/methods.md).",
 )
 @click.option("--smooth", type=float, help="SmoothQuant's alpha, as the step smooth=ALPHA.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="UTF-8 text that the method is calibrated on (default: docstrings of Python's library).",
-)
-@click.option("--calibration-windows", default=32, show_default=True, help="How many windows.")
-@click.option("--calibration-length", default=512, show_default=True, help="Tokens in each.")
+@calibration_options
 @click.option(
     "--activations",
     help="Round inputs of linear layers to this format too, one scale per token: int8, sf4 ...",
@@ -64,16 +60,7 @@ __all__ = ["quantize"]
 )
 @click.option("--json", "as_json", is_flag=True, help="The report on stdout as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.option(
-    "--allow-pickle-code-execution",
-    is_flag=True,
-    help="Load pickled weights, which can run any code on this machine.",
-)
-@click.option(
-    "--allow-remote-code-execution",
-    is_flag=True,
-    help="Run Python code that comes with the model, which can do anything.",
-)
+@trust_options
 def quantize(model: str, **options: Any) -> None:
     """Quantize MODEL and write it packed, ready for `from_pretrained`.
 
@@ -81,7 +68,7 @@ def quantize(model: str, **options: Any) -> None:
     command goes on where it stopped and ends with the same bytes.
     """
     from studentfloat.cli.progress import progress_on_stderr
-    from studentfloat.models import Trust, calibrate_checkpoint, find_model, quantize_checkpoint
+    from studentfloat.models import calibrate_checkpoint, find_model, quantize_checkpoint
     from studentfloat.models.packed_files import Companions
     from studentfloat.quantize import Scheme, parse_method
     from studentfloat.quantize.pipeline import working_scheme
@@ -97,13 +84,9 @@ def quantize(model: str, **options: Any) -> None:
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],
     )
-    trust = Trust(
-        pickle=options["allow_pickle_code_execution"],
-        remote_code=options["allow_remote_code_execution"],
-    )
     with progress_on_stderr(quiet=options["quiet"]) as progress:
         progress(0.0, f"finding model {model}")
-        source = find_model(model, trust)
+        source = find_model(model, trusted(options))
         wanted = {name: options[name] for name in ("embeddings", "head")}
         wanted["companions"] = Companions(
             _per_token(options["activations"]), _per_token(options["kv"])
@@ -152,9 +135,8 @@ def show_packed(done: PackedModel, *, as_json: bool) -> None:
 def _calibration(options: dict[str, Any]) -> Calibration:
     from studentfloat.models import Calibration
 
-    text = options["calibration"]
     return Calibration(
-        text=None if text is None else str(text),
+        text=path_text(options["calibration"]),
         windows=options["calibration_windows"],
         window_length=options["calibration_length"],
     )

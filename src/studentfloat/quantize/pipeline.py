@@ -148,9 +148,7 @@ def _row_weights(energy: Tensor, weight: Tensor) -> Tensor:
 
 
 def _without_inputs(recipe: Recipe, scheme: Scheme) -> tuple[Recipe, Scheme]:
-    if scheme.scale_rule.weighted:
-        unweighted = scheme.scale_rule.name.removeprefix("weighted-")
-        scheme = replace_scheme(scheme, scale_rule=unweighted)
+    scheme = scheme.unweighted
     name = "rtn" if scheme.scale_rule.name == "absmax" else scheme.scale_rule.name
     return Recipe(name=name), scheme
 

@@ -263,6 +263,16 @@ class Scheme:
         return tuple(replace_scheme(self, format=f, alternatives=()) for f in self.formats)
 
     @property
+    def unweighted(self) -> Scheme:
+        """The same scheme with the scale rule that does without a weight per element."""
+        if not self.scale_rule.weighted:
+            return self
+        plain = replace(self.scale_rule, name="", description="", weighted=False)
+        rules = SCALE_RULES.values()
+        twin = next(r for r in rules if replace(r, name="", description="") == plain)
+        return replace_scheme(self, scale_rule=twin)
+
+    @property
     def selector_bits(self) -> int:
         """Bits that a block stores to say which format it took; 0 where there is one only."""
         return (len(self.formats) - 1).bit_length()

@@ -76,7 +76,8 @@ def awq_scale(weights: Sequence[Tensor], scheme: Scheme, inputs: InputStatistics
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = 0.0
         for weight in sampled:
-            quantized, _ = fake_quantize(weight * scale, *_unweighted(scheme))
+            # Without weights per element: the error at hand is measured anyway.
+            quantized, _ = fake_quantize(weight * scale, scheme.unweighted)
             error += inputs.output_energy(quantized / scale - weight)
         if error < least:
             best, least = scale, error
@@ -114,7 +115,7 @@ def clip_to_outputs(weight: Tensor, scheme: Scheme, inputs: InputStatistics) -> 
         for share in _CLIP_SHARES:
             clipped = torch.minimum(torch.maximum(original, -share * reach), share * reach)
             flat = clipped.reshape(len(weight), -1)
-            quantized, _ = fake_quantize(flat, *_unweighted(inner))
+            quantized, _ = fake_quantize(flat, inner.unweighted)
             off = quantized.reshape(original.shape) - original
             error = torch.einsum("rnb,nbc,rnc->rn", off, local, off)
             better = error < least
@@ -122,13 +123,6 @@ def clip_to_outputs(weight: Tensor, scheme: Scheme, inputs: InputStatistics) -> 
             least = torch.where(better, error, least)
         part_view(result, part).copy_(best)
     return result.to(weight.dtype)
-
-
-def _unweighted(scheme: Scheme) -> tuple[Scheme]:
-    """A weighted search without its weights: the error at hand is measured anyway."""
-    if not scheme.scale_rule.weighted:
-        return (scheme,)
-    return (replace_scheme(scheme, scale_rule=scheme.scale_rule.name.removeprefix("weighted-")),)
 
 
 def _over_experts(values: Tensor, how: str) -> Tensor:

@@ -153,9 +153,10 @@ def make_requests(options: CompareOptions) -> list[Request]:
                     f"two different formats are called {scheme.format_name!r}: rename one"
                 )
         for recipe in recipes:
-            row = shown if recipe.name == "rtn" else f"{shown} {recipe.name}"
+            plain = recipe == Recipe()
+            row = shown if plain else f"{shown} {recipe.name}"
             if row in {request.name for request in requests}:
-                what = f"format {shown!r}" if recipe.name == "rtn" else f"row {row!r}"
+                what = f"format {shown!r}" if plain else f"row {row!r}"
                 raise ConfigError(f"{what} is given twice")
             requests.append(Request(row, scheme, recipe, _note(scheme), asked, lookup_bits))
     if not requests:
