@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-_PIPE_WIDTH = 100
+_PIPE_WIDTH = 132
 
 
 @click.command()
