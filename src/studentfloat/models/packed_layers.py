@@ -34,6 +34,8 @@ __all__ = [
     "unpack_module",
 ]
 
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class PackedModule(nn.Module):
     """What all packed layers share: stored tensors.
@@ -203,9 +205,11 @@ class PackedLinear(PackedModule, nn.Linear):
         """``x Wᵀ`` alone: by the native kernel where there is one for the format and device."""
         if not self._has_kernel(input):
             return nn.functional.linear(input, self.matrix(input.dtype))
-        # Half precision has no kernel of its own; float32 holds all of it.
-        x = input.float() if input.dtype == torch.float16 else input
-        return cast(Tensor, self._kernel().matmul(x.detach(), compute=self.compute)).to(input.dtype)
+        x = input.detach() if input.requires_grad else input
+        if x.dtype == torch.float16:
+            # Half precision has no kernel of its own; float32 holds all of it.
+            return cast(Tensor, self._kernel().matmul(x.float(), compute=self.compute)).half()
+        return cast(Tensor, self._kernel().matmul(x, compute=self.compute))
 
     def product_transposed(self, gradient: Tensor) -> Tensor:
         """``g W``: what the product's gradient needs."""
@@ -215,12 +219,13 @@ class PackedLinear(PackedModule, nn.Linear):
         return cast(Tensor, self._kernel().matmul_transposed(g.detach())).to(gradient.dtype)
 
     def _has_kernel(self, input: Tensor) -> bool:
+        if not (input.is_cpu and input.dtype in _KERNEL_DTYPES and input.numel() > 0):
+            return False
+        if "_matrix" in self.__dict__.get("_tied_to", self).__dict__:
+            return True
         stored = self.stored["weight"]
         return (
-            input.device.type == "cpu"
-            and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
-            and input.numel() > 0
-            and has_packed_matrix(stored.scheme, stored.matrix_shape)
+            has_packed_matrix(stored.scheme, stored.matrix_shape)
             and stored.row_tables is None
             and stored.low_rank is None
             and stored.outliers is None

@@ -149,11 +149,13 @@ struct LookUp {
 
 namespace {
 
-// How far ahead of the multiplication codes are fetched.
-constexpr int64_t kAhead = 64 * kLine;
+// How far ahead of the multiplication codes and scales are fetched.
+constexpr int64_t kAhead = 64 * kLine, kScalesAhead = 1024;
 
 template <ScaleType T>
 ALWAYS_INLINE __m512 load_scales(const void* scales, int64_t at) {
+  constexpr int64_t kBytes = T == ScaleType::float32 ? 4 : 2;
+  _mm_prefetch(static_cast<const char*>(scales) + at * kRows * kBytes + kScalesAhead, _MM_HINT_T0);
   if constexpr (T == ScaleType::float32) {
     return _mm512_loadu_ps(static_cast<const float*>(scales) + at * kRows);
   } else {
@@ -174,6 +176,10 @@ ALWAYS_INLINE __m512i load_word(const void* at) {
 // column four; more columns are independent of each other already.
 template <int J>
 constexpr int kSums = J == 1 ? 4 : J <= 3 ? 2 : 1;
+
+// Lines multiplied in a row, at least: the loop around a single column's few instructions counts.
+template <int J>
+constexpr int kUnrolled = J == 1 ? 4 : 1;
 
 template <int J>
 ALWAYS_INLINE __m512 add_up(const __m512 (&sums)[J][kSums<J>], int j) {
@@ -247,10 +253,18 @@ ALWAYS_INLINE void float_group(const Matrix& m, const char* x, float* out, int64
     int64_t lines = b + 1 < m.blocks ? m.block_lines : m.last_lines;
     for (int j = 0; j < J; ++j)
       for (int s = 0; s < kSums<J>; ++s) kind.sums[j][s] = _mm512_setzero_ps();
-    for (int64_t l = 0; l < lines; ++l, codes += kLine, x += Kind<J>::kBytes) {
+    auto line = [&]() __attribute__((always_inline)) {
       _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
       kind.line(_mm512_loadu_si512(codes), x);
+      codes += kLine;
+      x += Kind<J>::kBytes;
+    };
+    int64_t l = 0;
+    for (; l + kUnrolled<J> <= lines; l += kUnrolled<J>) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnrolled<J>; ++u) line();
     }
+    for (; l < lines; ++l) line();
     __m512 scales = load_scales<T>(m.scales, g * m.blocks + b);
     for (int j = 0; j < J; ++j)
       total[j] = _mm512_fmadd_ps(add_up<J>(kind.sums, j), scales, total[j]);
@@ -296,8 +310,9 @@ ALWAYS_INLINE void int8_group(const Matrix& m, const char* x, const float* steps
         x += J * kCodes;
       };
       int64_t l = 0;
-      for (; l + kTurns <= lines; l += kTurns) {
-        for (int t = 0; t < kTurns; ++t) line(t);
+      for (; l + kUnrolled<J> <= lines; l += kUnrolled<J>) {
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnrolled<J>; ++u) line(u % kTurns);
       }
       for (; l < lines; ++l) line(0);
       for (int j = 0; j < J; ++j) {
@@ -396,6 +411,7 @@ const InstructionSet kAvx512 = {
     prepare_int8,
     encode,
     decode,
+    to_bfloat16,
     read_bytes,
 };
 

@@ -56,7 +56,7 @@ ScaleType narrowest_type(const float* scales, int64_t count) {
 
 // Scratch that a thread keeps between calls: a fresh one costs more than a small product.
 uint8_t* scratch(int which, size_t size) {
-  static thread_local Buffer kept[3];
+  static thread_local Buffer kept[4];
   if (kept[which].size() < size) kept[which] = Buffer(size);
   return kept[which].data();
 }
@@ -205,18 +205,18 @@ void PackedMatrix::unpack_scales(float* scales) const {
   }
 }
 
-void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, float* out,
-                            int64_t out_stride, Arithmetic arithmetic, int threads) const {
+void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void* out,
+                            Arithmetic arithmetic, int threads) const {
   const Matrix& m = matrix_;
   const InstructionSet& set = active_set();
   Activations prepared{count, 0, nullptr, nullptr, nullptr};
-  Prepare job{m, block_size_, x, x_is_bfloat16, count, 0, nullptr, nullptr, nullptr};
+  Prepare job{m, block_size_, x, is_bfloat16, count, 0, nullptr, nullptr, nullptr};
   PrepareFunction prepare = nullptr;
   Multiply kernel = nullptr;
   size_t numbers = static_cast<size_t>(count * m.lines * kCodes);
   if (arithmetic == Arithmetic::float32) {
     kernel = set.float32;
-    bool as_it_is = count == 1 && !x_is_bfloat16 && m.lines * kCodes == m.columns;
+    bool as_it_is = count == 1 && !is_bfloat16 && m.lines * kCodes == m.columns;
     prepare = as_it_is ? nullptr : set.prepare_float32;
     job.values = as_it_is ? const_cast<void*>(x) : scratch(0, numbers * 4);
   } else if (arithmetic == Arithmetic::bfloat16) {
@@ -242,8 +242,16 @@ void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, fl
   prepared.values = job.values;
   prepared.scales = job.scales;
   prepared.sums = job.sums;
+  // Sums are rounded to the output's type where they are still in the caches.
+  float* sums = is_bfloat16 ? reinterpret_cast<float*>(
+                                  scratch(3, static_cast<size_t>(count * m.rows) * 4))
+                            : static_cast<float*>(out);
   parallel_for(m.groups, threads, [&](int64_t first, int64_t last) {
-    kernel(m, prepared, out, out_stride, first, last);
+    kernel(m, prepared, sums, m.rows, first, last);
+    if (!is_bfloat16) return;
+    int64_t begin = first * kRows, many = std::min(last * kRows, m.rows) - begin;
+    for (int64_t at = begin; at < count * m.rows; at += m.rows)
+      set.to_bfloat16(sums + at, many, static_cast<uint16_t*>(out) + at);
   });
 }
 
