@@ -18,6 +18,10 @@ ALWAYS_INLINE __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
 }
 
+ALWAYS_INLINE __mmask32 first_words(int64_t count) {
+  return count >= 32 ? 0xFFFFFFFF : static_cast<__mmask32>((uint32_t{1} << count) - 1);
+}
+
 // See codec.inl.
 struct Lanes {
   __m512 thresholds, middle, three, eleven;
@@ -81,17 +85,33 @@ struct Lanes {
   }
 };
 
+// A block's codes look up values that are scaled, and rounded, already.
 struct LookUp {
-  __m512 table;
+  __m512 values;
   OutType type;
-
   bool stream;
 
-  LookUp(const float* values, OutType out, bool streams)
-      : table(_mm512_loadu_ps(values)), type(out), stream(streams) {}
+  LookUp(const float* table, OutType out, bool streams)
+      : values(_mm512_loadu_ps(table)), type(out), stream(streams) {}
 
   void finish() const {
     if (stream) _mm_sfence();
+  }
+
+  ALWAYS_INLINE __m512 scaled(float scale) const {
+    return _mm512_mul_ps(values, _mm512_set1_ps(scale));
+  }
+
+  // Twice, so that the fifth bit of an index does not count.
+  ALWAYS_INLINE __m512i scaled_halves(float scale) const {
+    __m512 v = scaled(scale);
+    if (type == OutType::float16)
+      return _mm512_broadcast_i64x4(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    // By hand: the instruction for it takes subnormal numbers for zero.
+    __m512i bits = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
   }
 
   ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, float* out) const {
@@ -99,34 +119,31 @@ struct LookUp {
     else _mm512_mask_storeu_ps(out, lanes, v);
   }
 
-  ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, uint16_t* out) const {
-    __m256i halves;
-    if (type == OutType::float16) {
-      halves = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
-    } else {
-      // By hand: the instruction for it takes subnormal numbers for zero.
-      __m512i bits = _mm512_castps_si512(v);
-      __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-      __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-      halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
-    }
-    if (stream) _mm256_stream_si256(reinterpret_cast<__m256i*>(out), halves);
-    else _mm256_mask_storeu_epi16(out, lanes, halves);
+  ALWAYS_INLINE void put(__m512i v, __mmask32 lanes, uint16_t* out) const {
+    if (stream) _mm512_stream_si512(reinterpret_cast<__m512i*>(out), v);
+    else _mm512_mask_storeu_epi16(out, lanes, v);
   }
 
-  template <class Out>
-  void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
-    const __m512 factor = _mm512_set1_ps(scale);
+  void bytes(const uint8_t* codes, int64_t count, float scale, float* out) const {
+    const __m512 table = scaled(scale);
     for (int64_t i = 0; i < count; i += 16) {
       __mmask16 lanes = first_lanes(count - i);
       __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, codes + i));
-      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), lanes, out + i);
+      put(_mm512_permutexvar_ps(code, table), lanes, out + i);
     }
   }
 
-  template <class Out>
-  void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
-    const __m512 factor = _mm512_set1_ps(scale);
+  void bytes(const uint8_t* codes, int64_t count, float scale, uint16_t* out) const {
+    const __m512i table = scaled_halves(scale);
+    for (int64_t i = 0; i < count; i += 32) {
+      __mmask32 lanes = first_words(count - i);
+      __m512i code = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(lanes, codes + i));
+      put(_mm512_permutexvar_epi16(code, table), lanes, out + i);
+    }
+  }
+
+  void pairs(const uint8_t* packed, int64_t count, float scale, float* out) const {
+    const __m512 table = scaled(scale);
     // Eight bytes, each half of them in eight lanes, shifted to their code.
     const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     const __m512i shift =
@@ -138,7 +155,22 @@ struct LookUp {
                           : _mm_maskz_loadu_epi8(first_lanes((left + 1) / 2), packed + i / 2);
       __m512i code = _mm512_srlv_epi32(
           _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(eight)), shift);
-      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), first_lanes(left), out + i);
+      put(_mm512_permutexvar_ps(code, table), first_lanes(left), out + i);
+    }
+  }
+
+  void pairs(const uint8_t* packed, int64_t count, float scale, uint16_t* out) const {
+    const __m512i table = scaled_halves(scale);
+    for (int64_t i = 0; i < count; i += 32) {
+      int64_t left = count - i;
+      __m128i sixteen = left >= 32
+                            ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed + i / 2))
+                            : _mm_maskz_loadu_epi8(first_lanes((left + 1) / 2), packed + i / 2);
+      // A byte in each 32-bit lane: its low code stays in the lower word, its high one goes to
+      // the bottom of the upper.
+      __m512i wide = _mm512_cvtepu8_epi32(sixteen);
+      __m512i code = _mm512_or_si512(wide, _mm512_slli_epi32(wide, 12));
+      put(_mm512_permutexvar_epi16(code, table), first_words(left), out + i);
     }
   }
 };
