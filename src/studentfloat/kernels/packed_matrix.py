@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -35,7 +35,7 @@ _OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _MOST_BITS = 4
 # From this many columns on, tiles of rows are dequantized for the library's own product.
 _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
-_DENSE_ROWS = 512
+_DENSE_ROWS = 1024
 # Bytes of codes that are worth waking a thread for.
 _BYTES_PER_THREAD = 1 << 15
 
@@ -250,12 +250,8 @@ class PackedMatrix:
             _refuse_gradient()
         rows = _rows(x, self.out_features)
         out: Array = 0
-        kind = dtype_name(rows)
-        tile = empty_like(rows, (min(_DENSE_ROWS, self.out_features), self.in_features), kind)
-        for first in range(0, self.out_features, _DENSE_ROWS):
-            last = min(first + _DENSE_ROWS, self.out_features)
-            self._dequantize_into(tile[: last - first], first, last, threads)
-            out = out + rows[:, first:last] @ tile[: last - first]
+        for first, tile in self._tiles(rows, dtype_name(rows), threads):
+            out = out + rows[:, first : first + len(tile)] @ tile
         return out.reshape(*shape[:-1], self.in_features)
 
     def dequantize(self, out: Array | None = None, *, threads: int | None = None) -> Array:
@@ -315,6 +311,15 @@ class PackedMatrix:
         assert self._plain is not None
         return self._plain
 
+    def _tiles(self, like: Array, kind: str, threads: int | None) -> Iterator[tuple[int, Array]]:
+        """The first row of each tile of rows, and its numbers, which the next one overwrites."""
+        # Fresh memory for each would cost more than what is put there.
+        rows = empty_like(like, (min(_DENSE_ROWS, self.out_features), self.in_features), kind)
+        for first in range(0, self.out_features, _DENSE_ROWS):
+            tile = rows[: min(_DENSE_ROWS, self.out_features - first)]
+            self._dequantize_into(tile, first, first + len(tile), threads)
+            yield first, tile
+
     def _dequantize_into(self, out: Array, first: int, last: int, threads: int | None) -> None:
         if self._native is not None:
             self._native.dequantize(
@@ -353,12 +358,12 @@ class PackedMatrix:
         kind = arithmetic if is_torch(rows) else "float32"
         if dtype_name(rows) != kind:
             rows = rows.to(getattr(sys.modules["torch"], kind))
-        # One tile for all: fresh memory costs more than what is put there.
-        tile = empty_like(rows, (min(_DENSE_ROWS, self.out_features), self.in_features), kind)
-        for first in range(0, self.out_features, _DENSE_ROWS):
-            last = min(first + _DENSE_ROWS, self.out_features)
-            self._dequantize_into(tile[: last - first], first, last, threads)
-            out[:, first:last] = rows @ tile[: last - first].T
+        multiply = sys.modules["torch"].mm if is_torch(rows) else np.matmul
+        product = out if dtype_name(out) == kind else empty_like(rows, out.shape, kind)
+        for first, tile in self._tiles(rows, kind, threads):
+            multiply(rows, tile.T, out=product[:, first : first + len(tile)])
+        if product is not out:
+            out[...] = product
 
     def _matmul_reference(self, rows: Array) -> Array:
         """In int8, by NumPy."""

@@ -54,6 +54,20 @@ ScaleType narrowest_type(const float* scales, int64_t count) {
   return ScaleType::float32;
 }
 
+// Calls `copy(row, at, size)` for every word of at most 4 bytes of a group's rows: a cache line of
+// each row in turn, so that what is read and what is written stay in the caches.
+template <class Copy>
+void for_words(int64_t rows, int64_t bytes, Copy copy) {
+  for (int64_t start = 0; start < bytes; start += kLine) {
+    int64_t stop = std::min(start + kLine, bytes);
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t at = start;
+      for (; at + 4 <= stop; at += 4) copy(r, at, size_t{4});
+      if (at < stop) copy(r, at, static_cast<size_t>(stop - at));
+    }
+  }
+}
+
 // Scratch that a thread keeps between calls: a fresh one costs more than a small product.
 uint8_t* scratch(int which, size_t size) {
   static thread_local Buffer kept[4];
@@ -144,15 +158,15 @@ void PackedMatrix::pack_group(const uint8_t* packed, int64_t group) {
   std::memset(out, 0, static_cast<size_t>(m.lines * kLine));
   int64_t bytes = row_bytes();
   int64_t rows = std::min(kRows, m.rows - group * kRows);
+  packed += group * kRows * bytes;
+  if (rows_are_lines()) {
+    for_words(rows, bytes, [&](int64_t r, int64_t at, size_t size) {
+      std::memcpy(out + at / 4 * kLine + 4 * r, packed + r * bytes + at, size);
+    });
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    const uint8_t* row = packed + (group * kRows + r) * bytes;
-    if (rows_are_lines()) {
-      for (int64_t at = 0; at < bytes; at += 4) {
-        std::memcpy(out + at / 4 * kLine + 4 * r, row + at,
-                    static_cast<size_t>(std::min<int64_t>(4, bytes - at)));
-      }
-      continue;
-    }
+    const uint8_t* row = packed + r * bytes;
     for (int64_t i = 0; i < m.columns; ++i) {
       int64_t block = i / block_size_, within = i - block * block_size_;
       uint8_t* line = out + (block * m.block_lines + within / kCodes) * kLine;
@@ -167,15 +181,14 @@ void PackedMatrix::unpack_group(uint8_t* packed, int64_t group) const {
   const uint8_t* in = m.codes + group * m.lines * kLine;
   int64_t bytes = row_bytes();
   int64_t rows = std::min(kRows, m.rows - group * kRows);
+  if (rows_are_lines()) {
+    for_words(rows, bytes, [&](int64_t r, int64_t at, size_t size) {
+      std::memcpy(packed + r * bytes + at, in + at / 4 * kLine + 4 * r, size);
+    });
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
     uint8_t* row = packed + r * bytes;
-    if (rows_are_lines()) {
-      for (int64_t at = 0; at < bytes; at += 4) {
-        std::memcpy(row + at, in + at / 4 * kLine + 4 * r,
-                    static_cast<size_t>(std::min<int64_t>(4, bytes - at)));
-      }
-      continue;
-    }
     std::memset(row, 0, static_cast<size_t>(bytes));
     for (int64_t i = 0; i < m.columns; ++i) {
       int64_t block = i / block_size_, within = i - block * block_size_;
@@ -267,8 +280,8 @@ void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* o
       unpack_group(packed, g);
       int64_t begin = std::max(first - g * kRows, int64_t{0});
       int64_t end = std::min({last - g * kRows, m.rows - g * kRows, kRows});
-      for (int64_t r = begin; r < end; ++r)
-        for (int64_t b = 0; b < m.blocks; ++b) scales[r * m.blocks + b] = scale(g * kRows + r, b);
+      for (int64_t b = 0; b < m.blocks; ++b)
+        for (int64_t r = begin; r < end; ++r) scales[r * m.blocks + b] = scale(g * kRows + r, b);
       // Where row 0 of the group would be.
       auto place = static_cast<uint8_t*>(out) +
                    (g * kRows - first) * m.columns * static_cast<int64_t>(width);
