@@ -22,13 +22,61 @@ ALWAYS_INLINE __mmask32 first_words(int64_t count) {
   return count >= 32 ? 0xFFFFFFFF : static_cast<__mmask32>((uint32_t{1} << count) - 1);
 }
 
+// 32 bins of equal width, from the least threshold to the greatest. Where none holds two
+// thresholds, one look-up and one comparison find a level: what lies in a lower bin than a threshold
+// is below it, since rounding keeps the order.
+struct Bins {
+  static constexpr float kUnit = 0x1p23f;  // from here on, floats are the integers
+  __m512 slope, offset, cuts[2];
+  __m512i levels[2];
+  bool apart = false;
+
+  explicit Bins(const Encoder& e) {
+    int used = e.thresholds_used;
+    float first = e.thresholds[0], range = used > 1 ? e.thresholds[used - 1] - first : 1.0f;
+    slope = _mm512_set1_ps(29.0f / range);
+    offset = _mm512_set1_ps(kUnit + 1.0f - first * (29.0f / range));
+    uint32_t bins[16];
+    float cut[32];
+    int32_t level[32], below = 0;
+    _mm512_storeu_si512(bins, of(_mm512_loadu_ps(e.thresholds)));
+    for (int bin = 0; bin < 32; ++bin) {
+      level[bin] = below;
+      cut[bin] = __builtin_inff();
+      if (below < used && (bins[below] & 31) == static_cast<uint32_t>(bin))
+        cut[bin] = e.thresholds[below++];
+    }
+    apart = used > 0 && below == used;
+    for (int half = 0; half < 2; ++half) {
+      cuts[half] = _mm512_loadu_ps(cut + 16 * half);
+      levels[half] = _mm512_loadu_si512(level + 16 * half);
+    }
+  }
+
+  // In the lowest 5 bits.
+  ALWAYS_INLINE __m512i of(__m512 v) const {
+    __m512 place = _mm512_max_ps(_mm512_fmadd_ps(v, slope, offset), _mm512_set1_ps(kUnit));
+    return _mm512_castps_si512(_mm512_min_ps(place, _mm512_set1_ps(kUnit + 31.0f)));
+  }
+
+  ALWAYS_INLINE __m512i level(__m512 v) const {
+    __m512i bin = of(v);
+    __m512i below = _mm512_permutex2var_epi32(levels[0], bin, levels[1]);
+    __m512 cut = _mm512_permutex2var_ps(cuts[0], bin, cuts[1]);
+    return _mm512_mask_add_epi32(below, _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ), below,
+                                 _mm512_set1_epi32(1));
+  }
+};
+
 // See codec.inl.
 struct Lanes {
+  Bins bins;
   __m512 thresholds, middle, three, eleven;
   __m512i codes, magnitude;  // magnitude: the greatest seen, as bits
 
   explicit Lanes(const Encoder& e)
-      : thresholds(_mm512_loadu_ps(e.thresholds)),
+      : bins(e),
+        thresholds(_mm512_loadu_ps(e.thresholds)),
         middle(_mm512_set1_ps(e.thresholds[7])),
         three(_mm512_set1_ps(e.thresholds[3])),
         eleven(_mm512_set1_ps(e.thresholds[11])),
@@ -74,12 +122,14 @@ struct Lanes {
     return at;
   }
 
+  ALWAYS_INLINE __m512i nearest(__m512 v) const { return bins.apart ? bins.level(v) : level(v); }
+
   ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
     const __m512 by = _mm512_set1_ps(divisor);
     for (int64_t i = 0; i < count; i += 16) {
       __mmask16 lanes = first_lanes(count - i);
       __m512 v = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, x + i), by);
-      __m512i code = _mm512_permutexvar_epi32(level(v), codes);
+      __m512i code = _mm512_permutexvar_epi32(nearest(v), codes);
       _mm_mask_storeu_epi8(out + i, lanes, _mm512_cvtepi32_epi8(code));
     }
   }
