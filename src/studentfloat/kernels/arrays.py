@@ -29,8 +29,13 @@ _LARGE = 1 << 22
 
 def is_torch(array: Array) -> bool:
     """Whether it is a torch tensor (anything else counts as NumPy's)."""
+    return _is_tensor(type(array))
+
+
+@cache
+def _is_tensor(kind: Any) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
+    return torch is not None and issubclass(kind, torch.Tensor)
 
 
 def dtype_name(array: Array) -> str:
