@@ -29,7 +29,8 @@ _LARGE = 1 << 22
 
 def is_torch(array: Array) -> bool:
     """Whether it is a torch tensor (anything else counts as NumPy's)."""
-    return _is_tensor(type(array))
+    kind: Any = type(array)
+    return _is_tensor(kind)
 
 
 @cache
