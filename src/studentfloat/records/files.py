@@ -1,0 +1,131 @@
+"""Record files: written whole or not at all, and read back only when understood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from studentfloat.errors import FailureError
+
+__all__ = [
+    "read_json",
+    "record_from_json",
+    "record_to_json",
+    "write_json",
+    "write_text_atomically",
+]
+
+
+T = TypeVar("T")
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed.
+
+    Raises
+    ------
+    FailureError
+        If the file cannot be written; what stood there before still stands.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the reason worth telling is the first one
+        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused, as JSON has neither."""
+    write_text_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    FailureError
+        If it cannot be read or is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FailureError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FailureError(f"{path} is not valid JSON: {error}") from error
+
+
+def record_to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON data: tuples as lists, numbers that are not finite as null."""
+    data = {"schema": f"{record.KIND}/{record.VERSION}"} if hasattr(record, "KIND") else {}
+    return {**data, **_plain(dataclasses.asdict(record))}
+
+
+def record_from_json(kind: type[T], data: Any, *, where: str = "record") -> T:
+    """Rebuild a record from what :func:`record_to_json` made of it.
+
+    Fields that the record does not know are ignored, so that a newer minor writer does
+    not break an older reader; another kind or version is refused.
+
+    Raises
+    ------
+    FailureError
+        If `data` is no such record; the message says what is wrong and where.
+    """
+    if hasattr(kind, "KIND"):
+        wanted, found = f"{kind.KIND}/{kind.VERSION}", _get(data, "schema")  # type: ignore[attr-defined]
+        if found != wanted:
+            raise FailureError(f"{where} is of schema {found!r}, this version reads {wanted!r}")
+    try:
+        return cast(T, _build(kind, data))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FailureError(f"{where} is not a sound {kind.__name__}: {error}") from error
+
+
+def _get(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def _build(kind: Any, data: Any) -> Any:
+    """`data` as `kind`: a record class, a tuple, a union with None, or a plain type."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(  # type: ignore[operator]
+            **{
+                f.name: _build(hints[f.name], data[f.name])
+                for f in dataclasses.fields(kind)
+                if f.name in data
+            }
+        )
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return tuple(_build(parts[0], item) for item in data)
+    if origin is UnionType and NoneType in parts:
+        inner = [part for part in parts if part is not NoneType]
+        return None if data is None or len(inner) > 1 else _build(inner[0], data)
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
