@@ -339,6 +339,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 8, 64, 512])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=8, help="a table, about, after warming up")
+    names = [peer.__name__ for peer in PEERS]
+    parser.add_argument("--peers", nargs="*", choices=names, default=names, help="by default all")
     parser.add_argument("--no-codecs", action="store_true")
     parser.add_argument(
         "--clock",
@@ -357,7 +359,7 @@ def main() -> None:
         f"{case.rows} x {case.columns}, blocks of {case.block}, {case.threads} thread(s), "
         f"{instruction_set()}, {options.clock} time"
     )
-    missing: set[str] = set()
+    missing = set(names) - set(options.peers)
     rows = []
     for count in options.columns:
         calls = products(case, count, missing)
