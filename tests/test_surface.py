@@ -43,7 +43,7 @@ SURFACE = {
     ],
     "studentfloat.evaluate.tasks": [
         *("TASKS", "LoadedTasks", "StudentFloatLM", "TaskOptions", "load_tasks"),
-        *("paired_task_differences", "score_tasks"),
+        *("evaluate_model", "paired_task_differences", "score_tasks"),
     ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),

@@ -14,7 +14,8 @@
 a hash of all that is asked, as rendered; ``len(tasks)`` is the number of items, and of calls of
 `tick`. :func:`score_tasks` puts them to a model as it is now and gives a
 :class:`~studentfloat.records.TaskScore` for every measure of every task, one of each task
-`primary`. Nothing of a model is kept between calls. :func:`paired_task_differences` takes the
+`primary`. Nothing of a model is kept between calls. :func:`evaluate_model` does the same from a
+model that was found, packed ones too. :func:`paired_task_differences` takes the
 same task's scores by format and says which differences are real. :data:`TASKS` names the tasks;
 :class:`StudentFloatLM` is the model for those who call ``lm_eval`` themselves.
 """
@@ -30,6 +31,7 @@ from studentfloat.evaluate.tasks.differences import paired_task_differences
 from studentfloat.evaluate.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
+    from studentfloat.evaluate.tasks.run import evaluate_model
     from studentfloat.evaluate.tasks.score import LoadedTasks, load_tasks, score_tasks
     from studentfloat.evaluate.tasks.scorer import StudentFloatLM
 
@@ -38,6 +40,7 @@ __all__ = [
     "LoadedTasks",
     "StudentFloatLM",
     "TaskOptions",
+    "evaluate_model",
     "load_tasks",
     "paired_task_differences",
     "score_tasks",
@@ -45,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "LoadedTasks": ("score", "models"),
+    "evaluate_model": ("run", "models"),
     "load_tasks": ("score", "models"),
     "score_tasks": ("score", "models"),
     "StudentFloatLM": ("scorer", "tasks"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -62,6 +63,8 @@ _DIGIT = Field(
     'the number of an ending, from "0" up',
     lambda value: isinstance(value, (str, int)) and str(value).isdecimal(),
 )
+
+_NUMBER = Field("a number", lambda value: type(value) in (int, float) and math.isfinite(value))
 
 
 def _answer_is_a_choice(row: Mapping[str, Any]) -> str | None:
@@ -175,6 +178,14 @@ TASKS: Mapping[str, TaskDefinition] = {
     "wikitext": _language(
         "wikitext/wikitext.yaml", "word_perplexity", "test", fields={"page": _TEXT}
     ),
+    "stsb": TaskDefinition(
+        TaskKind.SENTENCES,
+        "spearman",
+        "test",
+        fields={"sentence1": _TEXT, "sentence2": _TEXT, "score": _NUMBER},
+        hub="mteb/stsbenchmark-sts",
+    ),
+    "images": TaskDefinition(TaskKind.IMAGES, "top1", "", fields={}),
 }
 """Every task by name. Measures are those that the paper's field reports: accuracy normalized by
 the length of the answers where answers are sentences."""

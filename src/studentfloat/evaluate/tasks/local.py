@@ -26,7 +26,7 @@ def task_file(data: str, name: str, split: str) -> Path:
     DataError
         If they do not; the message says where they should.
     """
-    places = [f"{name}/{split}.jsonl"]
+    places = [f"{name}/{split}.jsonl", f"{name}/{split}.tsv"]
     if name == "wikitext":
         places.append(_WIKITEXT_RAW)
     for place in places:
@@ -52,22 +52,55 @@ def read_rows(file: Path, name: str, definition: TaskDefinition) -> list[Row]:
         raise DataError(f"{file} is not UTF-8 (byte {error.start})") from error
     if file.suffix == ".raw":
         rows = [{"page": page} for page in _pages(text)]
+    elif file.suffix == ".tsv":
+        rows = list(_table(file, text, name, definition))
     else:
         # Not splitlines(): JSON strings may hold other line breaks than \n as they are.
         lines = enumerate(text.split("\n"), start=1)
-        rows = [_row(f"{file}, line {n}", s, name, definition) for n, s in lines if s.strip()]
+        rows = [
+            _checked(_parsed(s, f"{file}, line {n}", name), f"{file}, line {n}", name, definition)
+            for n, s in lines
+            if s.strip()
+        ]
     if not rows:
         raise DataError(f"{file} is empty: it has no items for task {name}")
     return rows
 
 
-def _row(where: str, line: str, name: str, definition: TaskDefinition) -> Row:
+def _table(file: Path, text: str, name: str, definition: TaskDefinition) -> Iterator[Row]:
+    """Rows of a table with a line of names; numbers where a text is no sound value."""
+    header, *lines = text.rstrip("\n").split("\n")
+    names = header.rstrip("\r").split("\t")
+    for n, line in enumerate(lines, start=2):
+        cells = line.rstrip("\r").split("\t")
+        where = f"{file}, line {n}"
+        if len(cells) != len(names):
+            raise DataError(f"{where} has {len(cells)} cells, its first line {len(names)}")
+        row: Row = dict(zip(names, cells, strict=True))
+        for field, wanted in definition.fields.items():
+            if field in row and not wanted.holds(row[field]):
+                row[field] = _number(row[field])
+        yield _checked(row, where, name, definition)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return text
+
+
+def _parsed(line: str, where: str, name: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{where} is no JSON object: task {name} needs one item a line")
+    return row
+
+
+def _checked(row: Row, where: str, name: str, definition: TaskDefinition) -> Row:
     for field, wanted in definition.fields.items():
         if field not in row:
             needed = ", ".join(definition.fields)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from studentfloat.errors import ConfigError
-from studentfloat.evaluate.tasks.definitions import TASKS
+from studentfloat.evaluate.tasks.definitions import TASKS, TaskKind
 
 __all__ = ["TaskOptions"]
 
@@ -61,6 +61,9 @@ class TaskOptions:
             raise ConfigError(f"a limit of {self.limit} items: at least 1, or none for all")
         if self.shots < 0 or self.seed < 0:
             raise ConfigError(f"{self.shots} shots with seed {self.seed}: whole numbers from 0 up")
+        for name in self.tasks if self.shots else ():
+            if TASKS[name].kind is not TaskKind.LANGUAGE:
+                raise ConfigError(f"task {name} takes no shots: {self.shots} were asked for")
         if self.batch_size < 1:
             raise ConfigError(f"batches of {self.batch_size} items: at least 1")
         if self.data is not None and not Path(self.data).is_dir():

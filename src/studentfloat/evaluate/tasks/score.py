@@ -8,7 +8,9 @@ from typing import Protocol
 
 from studentfloat.errors import MissingDependencyError
 from studentfloat.evaluate.tasks.definitions import TASKS, TaskKind
+from studentfloat.evaluate.tasks.images import load_image_task
 from studentfloat.evaluate.tasks.options import TaskOptions
+from studentfloat.evaluate.tasks.sentences import load_sentence_task
 from studentfloat.models import LoadedModel
 from studentfloat.records import TaskScore
 
@@ -91,7 +93,9 @@ def _load(name: str, options: TaskOptions) -> LoadedTask:
                 raise MissingDependencyError.for_extra(str(error.name), "tasks") from None
             raise
         return load_language_task(name, options)
-    raise NotImplementedError(name)
+    if TASKS[name].kind is TaskKind.SENTENCES:
+        return load_sentence_task(name, options)
+    return load_image_task(name, options)
 
 
 def score_tasks(
