@@ -62,7 +62,7 @@ class StudentFloatLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if model.kind is not ModelKind.CAUSAL:
             raise ConfigError(
-                f"{model.source.name} is a {model.kind.value}: language tasks need a causal one"
+                f"{model.source.name} is no causal language model but {model.kind.value}"
             )
         if model.tokenizer is None:
             raise DataError(f"model {model.source.name} has no tokenizer, so it can do no task")
