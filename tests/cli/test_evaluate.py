@@ -107,4 +107,4 @@ def test_a_packed_model_with_its_cache_in_a_format(place) -> None:
         assert done.returncode == 0, done.stderr
         scores.append(record_from_json(Evaluation, json.loads(done.stdout)).scores)
     assert scores[0][0].notes == ()
-    assert any("keeps a state of its own" in note for note in scores[1][0].notes)
+    assert any("takes no mask" in note for note in scores[1][0].notes)
