@@ -2,6 +2,7 @@
 
 from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, Progress, compare
 from studentfloat.study.silicon import HardwareOptions, hardware_is_installed
+from studentfloat.study.sweep.results import read_study
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -10,4 +11,5 @@ __all__ = [
     "Progress",
     "compare",
     "hardware_is_installed",
+    "read_study",
 ]
