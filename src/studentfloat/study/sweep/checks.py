@@ -7,6 +7,7 @@ from pathlib import Path
 
 from studentfloat.errors import ConfigError
 from studentfloat.models.calibration import Calibration
+from studentfloat.models.hub_text import HUB_PREFIX, parse_data_set
 from studentfloat.models.kv_cache import KVCacheScheme
 from studentfloat.study.requests import per_token_scheme
 from studentfloat.study.sweep.options import HardwareSettings, StudyOptions
@@ -66,7 +67,9 @@ def _check_files(options: StudyOptions) -> None:
     texts = [calibration.text, None if options.quality is None else options.quality.text]
     liberty = () if options.hardware is None else options.hardware.liberty
     for file in (*texts, *liberty):
-        if file is not None and not Path(file).is_file():
+        if file is not None and file.startswith(HUB_PREFIX):
+            parse_data_set(file)
+        elif file is not None and not Path(file).is_file():
             raise ConfigError(f"there is no file {file}")
     data = None if options.tasks is None else options.tasks.data
     if data is not None and not Path(data).is_dir():

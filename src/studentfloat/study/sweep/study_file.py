@@ -11,6 +11,7 @@ from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models import Trust
+from studentfloat.models.hub_text import HUB_PREFIX
 from studentfloat.study.sweep.options import (
     EXCLUDABLE,
     CalibrationSettings,
@@ -291,15 +292,20 @@ def _beside(path: str, base: Path) -> str:
     return str(base / Path(path).expanduser())
 
 
+def _text_place(text: str, base: Path) -> str:
+    """A file beside the study, or a data set on the hub as it is."""
+    return text if text.startswith(HUB_PREFIX) else _beside(text, base)
+
+
 def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptions:
     """Paths made absolute; and what is left out for want of data, said."""
     notes = list(options.notes)
     quality, tasks, hardware = options.quality, options.tasks, options.hardware
     calibration = options.calibration
     if quality is not None and quality.text is not None:
-        quality = replace(quality, text=_beside(quality.text, base))
+        quality = replace(quality, text=_text_place(quality.text, base))
     if calibration.text is not None:
-        calibration = replace(calibration, text=_beside(calibration.text, base))
+        calibration = replace(calibration, text=_text_place(calibration.text, base))
     if tasks is not None:
         if data is not None:
             tasks = replace(tasks, data=str(data.absolute()))
