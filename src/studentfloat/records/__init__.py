@@ -15,6 +15,7 @@ from studentfloat.records.comparison import (
     Provenance,
     Standing,
 )
+from studentfloat.records.evaluation import Evaluation
 from studentfloat.records.files import (
     read_json,
     record_from_json,
@@ -52,6 +53,7 @@ from studentfloat.records.tensors import (
 __all__ = [
     "Baseline",
     "Comparison",
+    "Evaluation",
     "FormatHardware",
     "FormatQuality",
     "Frontier",

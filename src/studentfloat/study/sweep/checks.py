@@ -44,8 +44,7 @@ def check_study(options: StudyOptions) -> None:
         if kv is not None:
             KVCacheScheme(per_token_scheme(kv))
     _check_files(options)
-    if options.tasks is not None:
-        check_tasks(options.tasks)
+    check_tasks(options)
     if options.hardware is not None:
         _check_hardware(options.hardware)
     _check_exclusions(options)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from studentfloat.errors import DataError, ModelError
+from studentfloat.evaluate.tasks import LoadedTasks, score_tasks
 from studentfloat.models import find_model
 from studentfloat.records import FormatHardware, LayerLaw, StudyCell
 from studentfloat.study.bench import Bench, Quantized, baseline_of, quality_row
-from studentfloat.study.sweep import tasks
 from studentfloat.study.sweep.claims import Claims
 from studentfloat.study.sweep.options import StudyOptions
 from studentfloat.study.sweep.plan import (
@@ -30,6 +30,7 @@ from studentfloat.study.sweep.plan import (
 )
 from studentfloat.study.sweep.resolve import ResolvedModel, described
 from studentfloat.study.sweep.store import Store, StoreError
+from studentfloat.study.sweep.tasks import load_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,7 @@ class Laboratory:
         self._group: int | None = None
         self._quantized: Quantized | None = None
         self._dirty = False
-        self._loaded_tasks: dict[str, Any] = {}
+        self._loaded_tasks: dict[str, LoadedTasks] = {}
 
     def compute(self, cell: PlannedCell) -> StudyCell:
         """What the cell holds; the same bytes wherever and whenever it is computed."""
@@ -151,7 +152,7 @@ class Laboratory:
             return self._quality(blank, variant, self._quantized, model)
         loaded = self._task(cell.evaluation)
         with model.bench.at_run_time(self._quantized, variant.activations, variant.kv) as said:
-            scores = tasks.score_task(model.bench.model, loaded)
+            scores = score_tasks(model.bench.model, loaded)
         return replace(blank, scores=scores, notes=tuple(said))
 
     def _quality(
@@ -170,12 +171,12 @@ class Laboratory:
         row = replace(row, weights=tuple(replace(w, seconds=0.0) for w in row.weights))
         return replace(blank, quality=row)
 
-    def _task(self, name: str) -> Any:
+    def _task(self, name: str) -> LoadedTasks:
         if name not in self._loaded_tasks:
             problem = self._plan.resolution.task_problems.get(name)
             if problem is not None:
                 raise DataError(problem)
-            loaded = tasks.load_task(self._options, name)
+            loaded = load_task(self._options, name)
             if loaded.sha256[name] != self._plan.resolution.task_sha256[name]:
                 raise DataError(f"the items of {name} are not those that the study began with")
             self._loaded_tasks[name] = loaded

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from studentfloat.errors import DataError
 from studentfloat.evaluate import paired_differences, ranks
+from studentfloat.evaluate.tasks import paired_task_differences
 from studentfloat.records import (
     Baseline,
     Comparison,
@@ -31,7 +32,6 @@ from studentfloat.study.sweep.options import ORIGINAL, ModelEntry
 from studentfloat.study.sweep.plan import HARDWARE, LAWS, QUALITY, Group, Plan, PlannedCell
 from studentfloat.study.sweep.resolve import ResolvedModel
 from studentfloat.study.sweep.store import Store
-from studentfloat.study.sweep.tasks import task_differences
 
 __all__ = ["read_study"]
 
@@ -206,11 +206,9 @@ def _differences(
                 its = by_task.setdefault((score.task, score.metric), {})
                 its[row.configuration.name] = score
     cautions = []
-    for (task, metric), scored in by_task.items():
+    for (task, _), scored in by_task.items():
         try:
-            found += [
-                replace(pair, measure=f"{task} {metric}") for pair in task_differences(scored, seed)
-            ]
+            found += paired_task_differences(scored, seed=seed)
         except DataError as error:
             cautions.append(f"{task}: {error}")
     return tuple(found), tuple(cautions)

@@ -1,36 +1,26 @@
-"""Tasks as a study sees them: the one place that calls the package that scores them."""
+"""Tasks as a study sees them: each a cell of its own, under the hash of what is asked."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from studentfloat.errors import ConfigError, MissingDependencyError, StudentFloatError
-from studentfloat.records import PairedDifference, TaskScore
-from studentfloat.study.sweep.options import StudyOptions, TaskSettings
+from studentfloat.errors import ConfigError, StudentFloatError
+from studentfloat.evaluate.tasks import TaskOptions
+from studentfloat.study.sweep.options import StudyOptions
 
 if TYPE_CHECKING:
-    from studentfloat.models import LoadedModel
+    from studentfloat.evaluate.tasks import LoadedTasks
 
-__all__ = ["check_tasks", "load_task", "score_task", "task_differences", "task_hashes"]
-
-KNOWN_TASKS = (
-    *("lambada_openai", "hellaswag", "winogrande", "piqa", "boolq", "arc_challenge", "arc_easy"),
-    *("openbookqa", "mmlu", "wikitext"),
-)
+__all__ = ["check_tasks", "load_task", "task_hashes"]
 
 
-def check_tasks(settings: TaskSettings) -> None:
-    """Raise for a task that does not exist; the message names the nearest."""
-    if not settings.names:
-        raise ConfigError("tasks: 'names' is empty")
-    for name in settings.names:
-        if name not in KNOWN_TASKS:
-            near = difflib.get_close_matches(name, KNOWN_TASKS, n=1, cutoff=0.5)
-            right = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KNOWN_TASKS)}"
-            raise ConfigError(f"tasks: no task is called {name!r}: {right}")
+def check_tasks(options: StudyOptions) -> None:
+    """Raise for a task that there is not, or shots that it does not take."""
+    if options.tasks is not None:
+        if not options.tasks.names:
+            raise ConfigError("tasks: 'names' is empty")
+        for name in options.tasks.names:
+            _options(options, name)
 
 
 def task_hashes(options: StudyOptions) -> tuple[dict[str, str], dict[str, str]]:
@@ -46,7 +36,7 @@ def task_hashes(options: StudyOptions) -> tuple[dict[str, str], dict[str, str]]:
     return hashes, problems
 
 
-def load_task(options: StudyOptions, name: str) -> Any:
+def load_task(options: StudyOptions, name: str) -> LoadedTasks:
     """The items of one task.
 
     Raises
@@ -54,37 +44,18 @@ def load_task(options: StudyOptions, name: str) -> Any:
     StudentFloatError
         If they cannot be had.
     """
+    from studentfloat.evaluate.tasks import load_tasks
+
+    return load_tasks(_options(options, name))
+
+
+def _options(options: StudyOptions, name: str) -> TaskOptions:
     settings = options.tasks
     assert settings is not None
-    module = _module()
-    return module.load_tasks(
-        module.TaskOptions(
-            tasks=(name,),
-            data=settings.data,
-            limit=settings.limit,
-            shots=settings.shots,
-            seed=options.seed,
-        )
+    return TaskOptions(
+        tasks=(name,),
+        data=settings.data,
+        limit=settings.limit,
+        shots=settings.shots,
+        seed=options.seed,
     )
-
-
-def score_task(
-    model: LoadedModel, loaded: Any, tick: Callable[[], None] = lambda: None
-) -> tuple[TaskScore, ...]:
-    """Ask a model, as it is in memory, the items."""
-    scores: tuple[TaskScore, ...] = _module().score_tasks(model, loaded, tick=tick)
-    return scores
-
-
-def task_differences(scores: Mapping[str, TaskScore], seed: int) -> tuple[PairedDifference, ...]:
-    """Which differences between rows on the same items are real."""
-    found: tuple[PairedDifference, ...] = _module().paired_task_differences(scores, seed)
-    return found
-
-
-def _module() -> Any:
-    if find_spec("studentfloat.evaluate.tasks") is None:
-        raise MissingDependencyError("this version of studentfloat scores no tasks")
-    from importlib import import_module
-
-    return import_module("studentfloat.evaluate.tasks")
