@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -351,11 +351,10 @@ def digest(what: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ADDRESS_DIGITS]
 
 
-def count_by(cells: Sequence[PlannedCell]) -> Iterator[tuple[str, str, int]]:
-    """Model, evaluation and number of cells."""
-    counts: dict[tuple[str, str], int] = {}
+def count_by(cells: Sequence[PlannedCell]) -> dict[str, dict[str, int]]:
+    """By model, then by evaluation, the number of cells."""
+    counts: dict[str, dict[str, int]] = {}
     for cell in cells:
-        key = (cell.configuration.model, cell.evaluation)
-        counts[key] = counts.get(key, 0) + 1
-    for (model, evaluation), count in counts.items():
-        yield model, evaluation, count
+        its = counts.setdefault(cell.configuration.model, {})
+        its[cell.evaluation] = its.get(cell.evaluation, 0) + 1
+    return counts

@@ -16,38 +16,17 @@ from typing import Any
 
 from studentfloat.errors import StudentFloatError
 from studentfloat.study.provenance import machine_facts
-from studentfloat.study.sweep.claims import BEAT, PATIENCE, Claims
+from studentfloat.study.sweep.claims import Claims
 from studentfloat.study.sweep.compute import Laboratory
+from studentfloat.study.sweep.options import WorkSettings
 from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
 from studentfloat.study.sweep.store import Store, StoreError
 
-__all__ = ["WorkSettings", "Worked", "work"]
+__all__ = ["Queue", "Worked", "work"]
 
+_AS_USUAL = WorkSettings()
 _IDLE = 0.5
 _LONGEST_ERROR = 2000
-
-
-@dataclass(frozen=True)
-class WorkSettings:
-    """How a worker goes about it.
-
-    Attributes
-    ----------
-    only
-        Filters, as for :func:`~studentfloat.study.sweep.plan.make_plan`.
-    attempts
-        How often a cell may fail before it is left alone.
-    patience, beat
-        Of claims.
-    with_parent
-        Whether the worker ends when the process that started it does.
-    """
-
-    only: tuple[dict[str, Any], ...] = ()
-    attempts: int = 1
-    patience: float = PATIENCE
-    beat: float = BEAT
-    with_parent: bool = False
 
 
 @dataclass
@@ -62,7 +41,7 @@ class _Leave(BaseException):
     """Somebody wants the worker to end: not an error, and never a cell's."""
 
 
-def work(directory: Path, settings: WorkSettings = WorkSettings()) -> Worked:
+def work(directory: Path, settings: WorkSettings = _AS_USUAL) -> Worked:
     """Compute cells of a study until none is left that nobody else computes.
 
     Any number of workers, on any number of machines, may work on one study. A cell that fails
@@ -290,8 +269,3 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def only_from_json(given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The filters among settings that came as JSON, which knows no tuples."""
-    return tuple(given.get("only", ()))
