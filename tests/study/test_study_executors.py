@@ -6,10 +6,11 @@ import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 
-from studentfloat.errors import ConfigError, FailureError
+from studentfloat.errors import FailureError
 from studentfloat.study.sweep.drive import begin_study
 from studentfloat.study.sweep.local import LocalExecutor
 from studentfloat.study.sweep.on_slurm import SlurmExecutor
@@ -75,11 +76,10 @@ def test_an_array_job(study, undisturbed, tmp_path) -> None:
 
 
 @pytest.mark.skipif(find_spec("submitit") is None, reason="the extra 'slurm' is not installed")
-def test_a_slurm_parameter_that_there_is_not(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="--slurm"):
-        SlurmExecutor(1, {"cluster": "slurm", "partitoin": "gpu"}).run(
-            tmp_path, WorkSettings(), lambda: None
-        )
+@pytest.mark.skipif(which("srun") is not None, reason="here is a Slurm cluster")
+def test_where_there_is_no_slurm(tmp_path) -> None:
+    with pytest.raises(FailureError, match="cannot submit to Slurm"):
+        SlurmExecutor(1).run(tmp_path, WorkSettings(), lambda: None)
 
 
 def test_a_worker_that_cannot_write_says_why(study, tmp_path) -> None:

@@ -181,6 +181,7 @@ def variants(options: StudyOptions) -> list[Variant]:
             }
             request = replace(base, name=row, recipe=recipe)
             found.append(Variant(request, at_run_time[0], _per_token(kv)[0], fields))
+    _check_names(found)
     return found
 
 
@@ -245,7 +246,6 @@ class _Layout:
     def plan(self) -> Plan:
         options = self.options
         found = variants(options)
-        _check_names(found)
         found.sort(key=_cost)
         original = Variant(None, None, None, {"name": ORIGINAL, "format": ORIGINAL})
         evaluations = self._evaluations()
