@@ -47,7 +47,7 @@ SURFACE = {
     ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),
-        "hardware_is_installed",
+        *("hardware_is_installed", "read_study"),
     ],
     "studentfloat.report": [
         *("comparison_page", "comparison_rows", "print_comparison"),

@@ -29,6 +29,7 @@ _COMMANDS = {
     "hardware": "What a format costs in silicon: proved RTL, area, delay, energy.",
     "profile": "Which law do a model's weights and activations follow?",
     "derive": "The format that follows from a profile.",
+    "study": "Many models, formats, methods and tasks: a sweep that cannot be lost.",
 }
 
 _INTERRUPTED = 1
@@ -60,7 +61,7 @@ def cli() -> None:
     """What does a number format cost a large language model?
 
     Results go to stdout (--json for machines), progress to stderr. Exit status: 0 done,
-    1 failed, 2 misuse.
+    1 failed, 2 misuse, 3 done but for cells of a study that failed.
     """
 
 
