@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 # Name of the subcommand, its module, and its help: stated here so that `--help` imports none.
 _COMMANDS = {
     "compare": "What each number format costs a model: the main job.",
+    "report": "One page of what a study or a comparison found.",
     "quantize": "Pack a model in any format, ready for from_pretrained.",
     "verify": "Is a packed model what it says it is?",
     "dequantize": "A dense model again, that any tool loads.",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 
 from studentfloat.errors import MissingDependencyError, StudentFloatError
 from studentfloat.formats import Format
-from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier
+from studentfloat.records import (
+    AreaBreakdown,
+    Comparison,
+    FormatHardware,
+    FormatQuality,
+    Frontier,
+)
 from studentfloat.study.code_pairs import CodePairs
 from studentfloat.study.pareto import Candidate, frontier
 
@@ -141,6 +147,9 @@ def _costed(
             energy_real_fj=row.energy_real_fj,
             codes=None if row.energy_real_fj is None else table.codes,
             proved=row.proved,
+            area_breakdown=None
+            if row.area_split is None
+            else AreaBreakdown(**asdict(row.area_split)),
         )
         for (name, _), row in zip(formats, table.formats, strict=True)
     }
