@@ -136,7 +136,9 @@ def _row(model: str, fmt: str, method: str, draw: random.Random) -> StudyRow:
         area_breakdown=AreaBreakdown(0.1 * area, 0.4 * area, 0.3 * area, 0.25 * area),
     )
     configuration = StudyConfiguration(model, name, fmt, method)
-    return StudyRow(configuration, quality.bits_per_weight, quality, scores, (hardware,), ("0" * 24,))
+    return StudyRow(
+        configuration, quality.bits_per_weight, quality, scores, (hardware,), ("0" * 24,)
+    )
 
 
 def _score(task: str, value: float, draw: random.Random) -> TaskScore:

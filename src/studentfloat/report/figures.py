@@ -7,6 +7,7 @@ static figure comes from the same specification.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class Figure:
     title: str
     caption: str
     spec: dict[str, Any] = field(repr=False)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The specification with the words in it, which Vega hands to screen readers."""
+        return {**self.spec, "description": f"{self.title}. {self.caption}"}
 
 
 def altair() -> Any:
@@ -97,11 +103,14 @@ def save_figures(figures: Sequence[Figure], directory: Path) -> list[Path]:
         raise MissingDependencyError.for_extra("vl-convert-python", "report") from error
     written = []
     for figure in figures:
-        spec = _static(figure.spec)
+        spec = _static(figure.described)
         svg, png = directory / f"{figure.key}.svg", directory / f"{figure.key}.png"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            svg.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+            words = html.escape(spec["description"], quote=True)
+            drawn = vl_convert.vegalite_to_svg(spec)
+            drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
+            svg.write_text(drawn, encoding="utf-8")
             png.write_bytes(vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
         except OSError as error:
             raise FailureError(f"cannot write {svg}: {error.strerror}") from error

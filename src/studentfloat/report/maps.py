@@ -14,6 +14,7 @@ __all__ = [
     "FLOOR",
     "FOREST_CAPTION",
     "HEIGHT",
+    "KEYS",
     "ROW_HEIGHT",
     "forest_rows",
     "forest_template",
@@ -55,6 +56,7 @@ def frontier_template() -> dict[str, Any]:
     low, left = _number("low", "@measure"), _number("left", "@cost")
     return {
         **_base(HEIGHT),
+        "description": "@description",
         "layer": [
             {"data": originals, **_DASHED, "encoding": {"y": y}},
             {
@@ -127,6 +129,7 @@ def forest_template() -> dict[str, Any]:
     rows = {"values": "@rows"}
     return {
         **_base("@height"),
+        "description": "@description",
         "layer": [
             {"data": {"values": "@originals"}, **_DASHED, "encoding": {"x": x}},
             {
@@ -219,6 +222,7 @@ def frontier_rows(
         ],
         "@series": list(dict.fromkeys(row["series"] for row in rows)),
         "@loss scale": {**_TIGHT, **({"type": "log"} if measure.logarithmic else {"zero": False})},
+        "@description": f"{measure.short} against {cost.short}. {KEYS}",
         "@cost": f"{cost.label}, log",
         "@measure": measure.label + (", log" if measure.logarithmic else ""),
         "@cost name": cost.short,
@@ -259,6 +263,7 @@ def forest_rows(points: PointMap, model: str, measure: Axis) -> dict[str, Any]:
         "@names": [point.name for point in shown],
         "@height": ROW_HEIGHT * len(shown),
         "@originals": [{"value": originals[measure.key][0]}] if measure.key in originals else [],
+        "@description": f"{measure.short} of {model}, row by row, the best first. {KEYS}",
         "@measure": measure.label,
         "@measure name": measure.short,
     }
@@ -289,6 +294,10 @@ def _key(*parts: str) -> str:
     return "-".join("".join(c if c.isalnum() or c in "._" else " " for c in text).split())
 
 
+KEYS = (
+    "In a page Tab goes to the points, arrow keys from one to the next, Enter opens a point's "
+    "record; the table has the same figures."
+)
 FOREST_CAPTION = (
     "Dots are means, bars two standard errors either way; a dashed line is the original. Rows are "
     "measured on the same text and items, so two can differ for certain though their bars "

@@ -75,12 +75,11 @@ def table(
 def figure_html(figure: Figure, *, level: int = 2, prefix: str = "") -> str:
     """A heading, the words, and the place where Vega draws the chart."""
     key = html.escape(f"figure-{prefix}{figure.key}", quote=True)
-    label = html.escape(f"{figure.title}. {figure.caption}", quote=True)
     return (
         f"<figure><h{level}>{html.escape(figure.title)}</h{level}>"
         f"<figcaption>{html.escape(figure.caption)}</figcaption>"
-        f'<div class="scroll"><div class="chart" id="{key}" role="img" aria-label="{label}"></div>'
-        f'</div><script type="application/json" data-figure="{key}">{_inline(figure.spec)}'
+        f'<div class="scroll"><div class="chart" id="{key}"></div></div>'
+        f'<script type="application/json" data-figure="{key}">{_inline(figure.described)}'
         "</script></figure>"
     )
 

@@ -22,6 +22,7 @@ from studentfloat.report.maps import (
     FLOOR,
     FOREST_CAPTION,
     HEIGHT,
+    KEYS,
     ROW_HEIGHT,
     forest_template,
     frontier_caption,
@@ -184,9 +185,8 @@ def _forests(result: StudyResult, points: PointMap) -> list[str]:
         name = html.escape(model.model)
         heading = f"<h3>{name}</h3>" if len(result.models) > 1 else ""
         parts.append(
-            f'<section data-model="{index}">{heading}<div class="chart" id="forest-{index}" '
-            f'role="group" aria-label="The chosen measure of {html.escape(name, quote=True)}, '
-            'row by row, the best first"></div></section>'
+            f'<section data-model="{index}">{heading}<div class="chart" id="forest-{index}">'
+            "</div></section>"
         )
     return parts
 
@@ -280,7 +280,11 @@ def _payload(
         "originals": points.originals,
         "ties": {
             model: {
-                measure: [sorted(row_of[model, name] for name in pair) for pair in pairs]
+                measure: sorted(
+                    sorted(row_of[model, name] for name in pair)
+                    for pair in pairs
+                    if all((model, name) in row_of for name in pair)
+                )
                 for measure, pairs in of_model.items()
             }
             for model, of_model in points.ties.items()
@@ -289,6 +293,7 @@ def _payload(
             side: frontier_caption(Axis("", "", "", higher_is_better=side == "higher"))
             for side in ("higher", "lower")
         },
+        "keys": KEYS,
         "floor": FLOOR,
         "height": HEIGHT,
         "rowHeight": ROW_HEIGHT,

@@ -134,6 +134,7 @@ const frontierSlots = (choice, width) => {
     '@series': several ? points.models : points.methods,
     '@loss scale': { nice: false, padding: 28,
                      ...(measure.logarithmic ? { type: 'log' } : { zero: false }) },
+    '@description': `${measure.short} against ${cost.short}. ${points.keys}`,
     '@cost': cost.label + ', log',
     '@measure': measure.label + (measure.logarithmic ? ', log' : ''),
     '@cost name': cost.short, '@measure name': measure.short,
@@ -156,6 +157,7 @@ const forestSlots = (model, choice) => {
     }),
     '@names': shown.map((p) => p.name), '@height': points.rowHeight * shown.length,
     '@originals': original ? [{ value: original[0] }] : [],
+    '@description': `${measure.short} of ${model}, row by row, the best first. ${points.keys}`,
     '@measure': measure.label, '@measure name': measure.short,
   };
 };
