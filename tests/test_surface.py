@@ -41,9 +41,13 @@ SURFACE = {
         *("EvaluationText", "OriginalOutputs", "WindowScores", "cut_windows", "load_text"),
         *("mean_and_error", "paired_differences", "ranks", "score_windows"),
     ],
+    "studentfloat.evaluate.tasks": [
+        *("TASKS", "LoadedTasks", "StudentFloatLM", "TaskOptions", "load_tasks"),
+        *("evaluate_model", "paired_task_differences", "score_tasks"),
+    ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),
-        "hardware_is_installed",
+        *("hardware_is_installed", "read_study"),
     ],
     "studentfloat.report": [
         *("Figure", "comparison_page", "comparison_rows", "print_comparison"),

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from studentfloat.cli.main import cli
 from studentfloat.errors import StudentFloatError
 from studentfloat.records import record_to_json, write_json
+from tests import tiny
 from tests.report.records import study
 
 
@@ -28,7 +29,7 @@ def message(result: Result) -> str:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    small = study(("small",), methods=("rtn",), formats=("sf4", "int4", "e2m1"))
+    small = study(("small",), methods=("rtn",), formats=("sf4", "int4", "e2m1"), scores=False)
     write_json(tmp_path / "results.json", record_to_json(small))
     return tmp_path
 
@@ -77,6 +78,23 @@ def test_a_directory_without_results_is_misuse(tmp_path: Path) -> None:
     assert "has no results" in message(run(str(tmp_path)))
     assert "is not a directory" in message(run(str(tmp_path / "none")))
     assert run(str(tmp_path)).exception.exit_code == 2
+
+
+def test_a_directory_of_a_study_is_read_cell_by_cell(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    model = tiny.save(tiny.llama, tmp_path / "m")
+    file.write_text(
+        f'models = ["{model}"]\nformats = ["sf4", "int4"]\nlaws = true\n'
+        "[quality]\nwindows = 3\nwindow_length = 16\n",
+        encoding="utf-8",
+    )
+    directory = tmp_path / "out"
+    done = CliRunner().invoke(cli, ["study", "run", str(file), "-o", str(directory), "-q"])
+    assert done.exit_code == 0, done.output
+    assert run(str(directory)).exit_code == 0
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert '<button type="button" data-open="1">' in page
+    assert "Degrees of freedom by layer" in page
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(directory: Path) -> None:

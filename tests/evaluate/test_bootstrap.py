@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studentfloat.errors import DataError
 from studentfloat.evaluate import mean_and_error, paired_differences, ranks
-from studentfloat.evaluate.bootstrap import _holm
+from studentfloat.evaluate.bootstrap import holm
 
 
 def test_mean_and_error() -> None:
@@ -82,9 +82,9 @@ def test_too_little_to_compare_gives_no_claim(scores) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm(p_values) -> None:
+def testholm(p_values) -> None:
     """Against the definition: p_(k) adjusted is max over j ≤ k of (m - j) p_(j), capped."""
     ordered = sorted(p_values)
     m = len(ordered)
     expected = [min(1.0, max((m - j) * ordered[j] for j in range(k + 1))) for k in range(m)]
-    np.testing.assert_allclose(sorted(_holm(p_values)), expected)
+    np.testing.assert_allclose(sorted(holm(p_values)), expected)

@@ -49,7 +49,7 @@ def test_logits_are_those_of_the_method(make, method: str, tmp_path: Path) -> No
     quantize_model(model, SCHEME, method, FEW)
     packed = AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
     torch.testing.assert_close(logits(packed), logits(model.module), rtol=1e-4, atol=1e-4)
-    found = verify_checkpoint(tmp_path / "packed", source=source if make != tiny.mixtral else None)
+    found = verify_checkpoint(tmp_path / "packed", source=source)
     assert not found.problems
 
 
@@ -91,14 +91,16 @@ def test_types_of_the_checkpoint_are_kept(tmp_path: Path) -> None:
     assert {checkpoint.files[name].dtype for name in checkpoint.plain_names()} == {"BF16"}
 
 
-@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "mixtral", "qwen3-moe", "gpt-oss", "phi3", "gemma3"]
+)
 @pytest.mark.parametrize("method", ["gptq", "smooth=0.5+gptq"])
-def test_block_by_block_is_the_whole(make, method: str, tmp_path: Path, monkeypatch) -> None:
+def test_block_by_block_is_the_whole(family: str, method: str, tmp_path: Path, monkeypatch) -> None:
     """The same bytes whether the model is in memory whole or a block at a time."""
     from studentfloat.errors import ModelError
     from studentfloat.models import pack_calibrated
 
-    source = find_model(str(tiny.save(make, tmp_path / "dense")))
+    source = find_model(str(tiny.save(tiny.FAMILIES[family], tmp_path / "dense")))
     recipe = parse_method(method)
     said: list[str] = []
     note = lambda share, what: said.append(what)  # noqa: E731
@@ -129,6 +131,24 @@ def test_one_block_in_memory(tmp_path: Path) -> None:
     with residency.held("model.layers.1"):
         assert [resident(block) for block in blocks] == [False, True]
     assert not any(resident(block) for block in blocks)
+
+
+def test_a_changed_expert_is_found(tmp_path: Path) -> None:
+    """Fused experts are held against the single ones that they are made of."""
+    from safetensors.torch import load_file, save_file
+
+    place = tiny.save(tiny.mixtral, tmp_path / "dense")
+    state = load_file(place / "model.safetensors")
+    experts = [name for name in state if ".experts." in name]
+    assert len(experts) == 2 * 4 * 3  # the checkpoint has one matrix for each
+    source = find_model(str(place))
+    calibrate_checkpoint(source, SCHEME, parse_method("gptq"), tmp_path / "out", calibration=FEW)
+    assert not verify_checkpoint(tmp_path / "out", source=source).problems
+    state[experts[0]] = state[experts[0]][:, :16].contiguous()
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    (problem,) = verify_checkpoint(tmp_path / "out", source=find_model(str(place))).problems
+    assert "model.layers.0.mlp.experts." in problem
+    assert "cannot be made of" in problem
 
 
 def test_a_tied_head_under_its_own_name(tmp_path: Path) -> None:

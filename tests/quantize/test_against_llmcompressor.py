@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-import types
-
 import pytest
 import torch
 
 from studentfloat.quantize import GPTQOptions, Scheme, fake_quantize, gptq, quantize
 from studentfloat.quantize.inputs import InputStatistics
+from tests.quantize.others import layer, module_of, output_error
 
 
 @pytest.fixture(scope="module")
 def theirs():
     """Its GPTQ alone: importing the package as a whole would want all of its dependencies."""
-    found = importlib.util.find_spec("llmcompressor")
-    if found is None:
-        pytest.skip("llmcompressor is not installed: scripts/test installs it")
-    names = ("llmcompressor", "llmcompressor.modifiers", "llmcompressor.modifiers.gptq")
-    before = {name: sys.modules.get(name) for name in names}
-    for name in names:
-        package = types.ModuleType(name)
-        inside = name.split(".")[1:]
-        package.__path__ = [
-            "/".join((place, *inside)) for place in found.submodule_search_locations
-        ]
-        sys.modules[name] = package
-    yield importlib.import_module("llmcompressor.modifiers.gptq.gptq_quantize")
-    for name, module in before.items():
-        if module is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = module
-
-
-def layer(seed: int, rows: int = 48, width: int = 256, tokens: int = 600):
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(width, width, generator=generator) * torch.exp(
-        torch.randn(width, generator=generator)
-    )
-    inputs = torch.randn(tokens, width, generator=generator) @ mixing
-    weight = torch.randn(rows, width, generator=generator)
-    weight *= 1 + torch.rand(rows, 1, generator=generator)
-    return weight, inputs
-
-
-def output_error(weight, other, inputs) -> float:
-    exact = inputs.double() @ weight.double().T
-    return float((inputs.double() @ other.double().T - exact).square().sum())
+    packages = ("llmcompressor", "llmcompressor.modifiers", "llmcompressor.modifiers.gptq")
+    with module_of("llmcompressor.modifiers.gptq.gptq_quantize", packages=packages) as module:
+        yield module
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from studentfloat.formats import get_format
 from studentfloat.records import (
@@ -43,10 +44,14 @@ def study(
     methods: tuple[str, ...] = ("rtn", "gptq"),
     formats: tuple[str, ...] = tuple(FORMATS),
     name: str = "made up",
+    *,
+    scores: bool = True,
 ) -> StudyResult:
     """Every format by every method on every model, the same at each call."""
     draw = random.Random(7)
     made = tuple(_model(model, methods, formats, draw) for model in models)
+    if not scores:
+        made = tuple(_without_scores(model) for model in made)
     rows = sum(len(model.rows) for model in made)
     failed = StudyFailure(
         address="f" * 24,
@@ -56,6 +61,15 @@ def study(
         attempts=3,
     )
     return StudyResult(name, made, rows + 2, rows, (failed,), {"models": list(models)})
+
+
+def _without_scores(model: StudyModel) -> StudyModel:
+    return replace(
+        model,
+        rows=tuple(replace(row, scores=()) for row in model.rows),
+        original_scores=(),
+        differences=tuple(pair for pair in model.differences if pair.measure == "kl"),
+    )
 
 
 def _model(

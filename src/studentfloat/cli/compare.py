@@ -71,7 +71,8 @@ _PIPE_WIDTH = 132
 @click.option(
     "--text",
     type=click.Path(path_type=Path),
-    help="UTF-8 text to measure on (default: the language reference in CPython).",
+    help="UTF-8 text to measure on, or a data set as hub:owner/name,split=test,field=text "
+    "(default: the language reference in CPython).",
 )
 @click.option("--windows", default=12, show_default=True, help="How many windows of the text.")
 @click.option("--window-length", default=384, show_default=True, help="Tokens in a window.")

@@ -18,7 +18,7 @@ __all__ = ["cli", "main"]
 # Name of the subcommand, its module, and its help: stated here so that `--help` imports none.
 _COMMANDS = {
     "compare": "What each number format costs a model: the main job.",
-    "report": "One page of what a study or a comparison found.",
+    "evaluate": "What a model, packed or not, scores on tasks.",
     "quantize": "Pack a model in any format, ready for from_pretrained.",
     "verify": "Is a packed model what it says it is?",
     "dequantize": "A dense model again, that any tool loads.",
@@ -29,6 +29,8 @@ _COMMANDS = {
     "hardware": "What a format costs in silicon: proved RTL, area, delay, energy.",
     "profile": "Which law do a model's weights and activations follow?",
     "derive": "The format that follows from a profile.",
+    "study": "Many models, formats, methods and tasks: a sweep that cannot be lost.",
+    "report": "One page of what a study or a comparison found.",
 }
 
 _INTERRUPTED = 1
@@ -60,7 +62,7 @@ def cli() -> None:
     """What does a number format cost a large language model?
 
     Results go to stdout (--json for machines), progress to stderr. Exit status: 0 done,
-    1 failed, 2 misuse.
+    1 failed, 2 misuse, 3 done but for cells of a study that failed.
     """
 
 

@@ -47,8 +47,9 @@ def calibration_options(command: Command) -> Command:
     text = click.option(
         "--calibration",
         type=click.Path(path_type=Path),
-        help="UTF-8 text that methods are calibrated on (default: docstrings of the standard "
-        "library, none of which is in the default text).",
+        help="UTF-8 text that methods are calibrated on, or a data set as "
+        "hub:owner/name,split=train,field=text (default: docstrings of the standard library, "
+        "none of which is in the default text).",
     )
     windows = click.option(
         "--calibration-windows", default=32, show_default=True, help="How many windows of it."

@@ -54,11 +54,17 @@ def _result(directory: Path) -> Comparison | StudyResult:
         raise ConfigError(f"{directory} is not a directory: give a study's, or one of `compare`")
     path = directory / "results.json"
     if not path.is_file():
-        raise ConfigError(
-            f"{directory} has no results: neither results.json of `compare` nor a study's cells"
-        )
+        from studentfloat.study import read_study
+
+        try:
+            return read_study(directory)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{directory} has no results: no results.json of `compare`, and {error}"
+            ) from error
     data = read_json(path)
     schema = data.get("schema") if isinstance(data, dict) else None
+    # What `study export --to json` gives may lie there too.
     if str(schema).partition("/")[0] == StudyResult.KIND:
         return record_from_json(StudyResult, data, where=str(path))
     return record_from_json(Comparison, data, where=str(path))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from studentfloat.errors import DataError
 from studentfloat.records import PairedDifference
 
-__all__ = ["mean_and_error", "paired_differences", "ranks"]
+__all__ = ["holm", "mean_and_error", "paired_differences", "ranks"]
 
 _LEAST_RESAMPLES = 20_000
 _RESAMPLES_PER_PAIR = 60
@@ -80,7 +80,7 @@ def paired_differences(
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(windows, np.full(windows, 1 / windows), size=resamples) / windows
     tests = [_studentized(difference, draws) for difference in differences]
-    adjusted = _holm([p for *_, p in tests])
+    adjusted = holm([p for *_, p in tests])
     return tuple(
         PairedDifference(
             measure=measure,
@@ -129,7 +129,7 @@ def ranks(names: Sequence[str], differences: Sequence[PairedDifference]) -> dict
     return rank
 
 
-def _holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment."""
     order = np.argsort(p_values, kind="stable")
     adjusted = [1.0] * len(p_values)

@@ -90,6 +90,33 @@ class OriginalOutputs:
             tick()
         self.nll = tuple(nlls)
 
+    def save(self, directory: Path) -> None:
+        """Write everything to an existing directory, for :meth:`load` in another process."""
+        np.save(directory / "outputs.npy", self._outputs)
+        np.savez(
+            directory / "rest.npz",
+            nll=np.array(self.nll),
+            entropies=_stacked(self._entropies),
+            modes=_stacked(self._modes),
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> OriginalOutputs:
+        """Read what :meth:`save` wrote, to the last bit; large parts stay on disk, mapped."""
+        self = cls.__new__(cls)
+        # Copy on write: torch takes no array that cannot be written.
+        self._outputs = np.load(directory / "outputs.npy", mmap_mode="c")
+        with np.load(directory / "rest.npz") as rest:
+            self.nll = tuple(float(value) for value in rest["nll"])
+            self._entropies = list(torch.from_numpy(rest["entropies"]))
+            self._modes = list(torch.from_numpy(rest["modes"]))
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """Of the outputs."""
+        return int(self._outputs.nbytes)
+
     def __getitem__(self, window: int) -> Tensor:
         return torch.from_numpy(np.asarray(self._outputs[window]))
 
@@ -103,6 +130,10 @@ class OriginalOutputs:
         cross = _cross_entropy(self[window], logits, log_sum)
         agree = logits.argmax(dim=-1) == self._modes[window]
         return float((cross - self._entropies[window]).mean()), float(agree.double().mean())
+
+
+def _stacked(tensors: list[Tensor]) -> Any:
+    return torch.stack(tensors).numpy() if tensors else np.empty((0, 0))
 
 
 def _allocate(shape: tuple[int, ...], scratch: Path | None) -> Any:

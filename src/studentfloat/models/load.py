@@ -60,6 +60,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     tokenizer: bool = True,
+    classifier: bool = False,
 ) -> LoadedModel:
     """Load a model that was found.
 
@@ -71,6 +72,8 @@ def load_model(
         Of the weights.
     tokenizer
         Whether to load that too.
+    classifier
+        Load an image classifier with its classification head, which is left out otherwise.
 
     Raises
     ------
@@ -86,6 +89,12 @@ def load_model(
         ModelKind.CAUSAL: transformers.AutoModelForCausalLM,
         ModelKind.MASKED: transformers.AutoModelForMaskedLM,
     }.get(kind, transformers.AutoModel)
+    if classifier and _classifies_images(source.config):
+        automatic = transformers.AutoModelForImageClassification
+    if source.is_packed:
+        from studentfloat.models.integration import register
+
+        register()
     try:
         with quiet_transformers():
             module, report = automatic.from_pretrained(
@@ -120,6 +129,11 @@ def kind_of(config: dict[str, Any]) -> ModelKind:
     if architecture.endswith("ForMaskedLM"):
         return ModelKind.MASKED
     return ModelKind.ENCODER if "vocab_size" in config else ModelKind.OTHER
+
+
+def _classifies_images(config: dict[str, Any]) -> bool:
+    architectures = config.get("architectures") or [""]
+    return str(architectures[0]).endswith("ForImageClassification")
 
 
 def load_tokenizer(source: ModelSource) -> Any | None:

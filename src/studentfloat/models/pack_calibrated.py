@@ -103,7 +103,7 @@ def calibrate_checkpoint(
         residency=residency,
         progress=progress,
     )
-    packing = _Packing(model, source, {site.name: site for site in work.sites})
+    packing = _Packing(model, source, {site.name: site for site in work.sites}, residency)
     blocks = [name for name, _ in find_blocks(model.module, packing.parameters())]
     shards = len(blocks) + 1
     settings = {"embeddings": embeddings, "head": head, **work.settings}
@@ -149,9 +149,13 @@ class _Packing:
     """Names and types that a model's weights have in its checkpoint."""
 
     def __init__(
-        self, model: LoadedModel, source: ModelSource, sites: Mapping[str, WeightSite]
+        self,
+        model: LoadedModel,
+        source: ModelSource,
+        sites: Mapping[str, WeightSite],
+        residency: BlockResidency | None,
     ) -> None:
-        self._module, self._sites = model.module, sites
+        self._module, self._sites, self._residency = model.module, sites, residency
         tensors = list_sound_tensors(source.weight_files)
         self._source = {tensor.name: tensor for tensor in tensors}
         self._prefix = getattr(model.module, "base_model_prefix", "")
@@ -204,7 +208,8 @@ class _Packing:
             if stored is not None:
                 plain[stored.name] = read_raw(stored)
                 continue
-            value = state[name].detach()
+            waiting = None if self._residency is None else self._residency.value(name)
+            value = state[name].detach() if waiting is None else waiting
             plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
         named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
         return Shard(shard.weights, plain, shard.records, named)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
+from studentfloat.models.conversions import ParameterSource, find_sources
 from studentfloat.models.load import LoadedModel, ModelKind, kind_of, load_tokenizer
-from studentfloat.models.packed_files import read_raw
 from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.skeleton import share_tied_parameters, skeleton
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, list_sound_tensors, spellings
+from studentfloat.models.stream import list_sound_tensors
 
-__all__ = ["BlockResidency", "everything_resident", "load_block_by_block", "stored_names"]
+__all__ = ["BlockResidency", "everything_resident", "load_block_by_block"]
 
 
 class BlockResidency:
@@ -31,9 +31,14 @@ class BlockResidency:
         By a parameter's name, where its numbers are.
     """
 
-    def __init__(self, module: nn.Module, waiting: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, module: nn.Module, waiting: Mapping[str, ParameterSource]) -> None:
         self._module, self._waiting = module, waiting
         self._held: set[str] = set()
+
+    def value(self, name: str) -> Tensor | None:
+        """A parameter as its checkpoint has it, where it waits there; else None."""
+        source = self._waiting.get(name)
+        return None if source is None else source.read()
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
@@ -80,9 +85,9 @@ class BlockResidency:
 
     def _bring(self, name: str, block: nn.Module) -> None:
         for inner, parameter in block.named_parameters():
-            stored = self._waiting.get(f"{name}.{inner}")
-            if stored is not None:
-                parameter.data = read_raw(stored).to(torch.float32)
+            source = self._waiting.get(f"{name}.{inner}")
+            if source is not None:
+                parameter.data = _numbers(source, parameter.shape)
 
     def _let_go(self, name: str, block: nn.Module) -> None:
         for inner, parameter in block.named_parameters():
@@ -93,17 +98,6 @@ class BlockResidency:
 def everything_resident(module: nn.Module) -> BlockResidency:
     """For a model that is in memory as a whole: nothing is brought and nothing let go."""
     return BlockResidency(module, {})
-
-
-def stored_names(module: nn.Module, files: Mapping[str, StoredTensor]) -> dict[str, str]:
-    """The checkpoint's name for each parameter that has one of its own there."""
-    prefix = getattr(module, "base_model_prefix", "")
-    found = {}
-    for name, _ in module.named_parameters():
-        its = next((n for n in spellings(name, prefix) if n in files), None)
-        if its is not None:
-            found[name] = its
-    return found
 
 
 def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedModel, BlockResidency]:
@@ -119,41 +113,50 @@ def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedMode
     Raises
     ------
     ModelError
-        If the checkpoint's tensors are not the model's parameters one to one (experts that
-        transformers joins, names that it changes): such a model is loaded as a whole.
+        If a parameter can neither be found in the checkpoint nor made of tensors that are
+        there: such a model is loaded as a whole.
     """
-    tensors = list_sound_tensors(source.weight_files)
-    files = {tensor.name: tensor for tensor in tensors}
     module = skeleton(source, buffers=True)
     share_tied_parameters(module)
-    names = stored_names(module, files)
-    missing = [name for name, _ in module.named_parameters() if name not in names]
+    sources = find_sources(module, list_sound_tensors(source.weight_files))
+    missing = [name for name, _ in module.named_parameters() if name not in sources]
     kind = kind_of(source.config)
     if missing or kind is ModelKind.OTHER:
         what = missing[0] if missing else kind.value
         raise ModelError(f"{source.name} cannot be loaded block by block: {what}")
     blocks = tuple(f"{name}." for name in blocks_in(module))
     first = {id(parameter): name for name, parameter in module.named_parameters()}
-    waiting: dict[str, StoredTensor] = {}
+    waiting: dict[str, ParameterSource] = {}
     real: dict[int, nn.Parameter] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
-        stored = files[names[first[id(parameter)]]]
-        if stored.shape != tuple(parameter.shape):
-            raise ModelError(
-                f"{stored.name} has the shape {list(stored.shape)}, the model wants "
-                f"{list(parameter.shape)}"
-            )
+        its = sources[first[id(parameter)]]
+        if not its.joined:
+            _check_shape(its, its.stored.shape, parameter.shape)
         if name.startswith(blocks):
-            waiting[name] = stored
+            waiting[name] = its
             data = _nothing(parameter.shape)
         elif id(parameter) not in real:
-            data = read_raw(stored).to(torch.float32)
+            data = _numbers(its, parameter.shape)
         new = real.setdefault(id(parameter), nn.Parameter(data, requires_grad=False))
         owner, _, leaf = name.rpartition(".")
         (module.get_submodule(owner) if owner else module)._parameters[leaf] = new
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
     return LoadedModel(source, module.eval(), tokenizer, kind), BlockResidency(module, waiting)
+
+
+def _numbers(source: ParameterSource, shape: torch.Size) -> Tensor:
+    """In float32, the type that models are calibrated in."""
+    value = source.read()
+    _check_shape(source, tuple(value.shape), shape)
+    return value.to(torch.float32)
+
+
+def _check_shape(source: ParameterSource, found: tuple[int, ...], wanted: torch.Size) -> None:
+    if found != tuple(wanted):
+        raise ModelError(
+            f"{source.stored.name} has the shape {list(found)}, the model wants {list(wanted)}"
+        )
 
 
 def _nothing(shape: torch.Size) -> Tensor:

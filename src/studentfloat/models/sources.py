@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,20 @@ class ModelSource:
         files = {f for p in patterns for f in self.directory.glob(p) if f.is_file()}
         return sha256_of_files(files)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is a packed model of ours."""
+        from studentfloat.models.packed_files import METHOD
+
+        return _quantization_method(self.config) == METHOD
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's ``config.json``."""
         return _read_config(self.directory)
 
 
-def find_model(name: str, trust: Trust = Trust()) -> ModelSource:
+def find_model(name: str, trust: Trust = Trust(), *, packed: bool = False) -> ModelSource:
     """Find a model and check that it is sound to load.
 
     Parameters
@@ -101,6 +108,8 @@ def find_model(name: str, trust: Trust = Trust()) -> ModelSource:
         Hugging Face id.
     trust
         What its loading may do.
+    packed
+        Whether a directory with a packed model of ours will do; it is opened and checked.
 
     Raises
     ------
@@ -128,8 +137,17 @@ def find_model(name: str, trust: Trust = Trust()) -> ModelSource:
         raise ModelError(f"{name} is a file, but neither a model directory nor a .gguf file")
     else:
         source = _from_hub(name, trust)
+    if packed and source.is_packed:
+        return _checked_packed(source)
     _check(source)
     return source
+
+
+def _checked_packed(source: ModelSource) -> ModelSource:
+    from studentfloat.models.packed_files import PackedCheckpoint
+
+    PackedCheckpoint.open(source.directory)
+    return replace(source, description=f"packed model {source.directory.name}")
 
 
 def _from_gguf(name: str, path: Path, trust: Trust) -> ModelSource:
@@ -186,11 +204,8 @@ def _from_hub(name: str, trust: Trust) -> ModelSource:
 
 def _check(source: ModelSource) -> None:
     config = source.config
-    quantization = config.get("quantization_config")
-    if quantization is not None:
-        method = "an unknown method"
-        if isinstance(quantization, dict):
-            method = quantization.get("quant_method", method)
+    method = _quantization_method(config)
+    if method is not None:
         raise ModelError(
             f"model {source.name} is quantized already (by {method}): dequantize it first"
         )
@@ -200,6 +215,16 @@ def _check(source: ModelSource) -> None:
             "anything: pass --allow-remote-code-execution if you trust it"
         )
     _check_weights(source)
+
+
+def _quantization_method(config: dict[str, Any]) -> str | None:
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return None
+    unknown = "an unknown method"
+    if not isinstance(quantization, dict):
+        return unknown
+    return str(quantization.get("quant_method", unknown))
 
 
 def _is_builtin(config: dict[str, Any]) -> bool:

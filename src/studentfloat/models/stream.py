@@ -26,6 +26,7 @@ __all__ = [
     "layer_of",
     "list_sound_tensors",
     "list_tensors",
+    "natural_order",
     "role_of",
     "spellings",
 ]
@@ -158,7 +159,7 @@ def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]
             tensors += _of_shard(shard)
         except ModelError as error:
             damaged[shard.name] = str(error)
-    return sorted(tensors, key=lambda tensor: _natural(tensor.name)), damaged
+    return sorted(tensors, key=lambda tensor: natural_order(tensor.name)), damaged
 
 
 def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
@@ -211,7 +212,8 @@ def fingerprint(shards: list[Path]) -> str:
     return total.hexdigest()
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts ``experts.10`` after ``experts.9``."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 

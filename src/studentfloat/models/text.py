@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, DataError
+from studentfloat.models.hub_text import HUB_PREFIX, parse_data_set, read_data_set
 from studentfloat.models.load import LoadedModel, ModelKind
 from studentfloat.models.quiet import quiet_transformers
 
@@ -46,20 +47,24 @@ class EvaluationText:
 
 
 def load_text(path: str | Path | None = None) -> EvaluationText:
-    """Read a text file in UTF-8, or the text that every CPython carries.
+    """Read a text file in UTF-8, a data set, or the text that every CPython carries.
 
     Parameters
     ----------
     path
-        A file of up to 256 MiB; None for ``pydoc_data.topics``, the language reference as
-        shown by ``help()``. That differs a little between Python versions: results record
-        its hash.
+        A file of up to 256 MiB; ``hub:owner/name,split=...`` for a data set, of which as much
+        is read (:func:`~studentfloat.models.hub_text.parse_data_set`); None for
+        ``pydoc_data.topics``, the language reference as shown by ``help()``. That differs a
+        little between Python versions: results record its hash.
 
     Raises
     ------
     DataError
-        If the file cannot be read, is not text, or is empty.
+        If the file or data set cannot be read, is not text, or is empty.
     """
+    if isinstance(path, str) and path.startswith(HUB_PREFIX):
+        content = read_data_set(parse_data_set(path), _LARGEST_TEXT)
+        return EvaluationText(content, f"data set {path.removeprefix(HUB_PREFIX)}")
     if path is None:
         from pydoc_data.topics import topics
 
@@ -80,7 +85,7 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
 
 
 def load_calibration_text(path: str | Path | None = None) -> EvaluationText:
-    """Read a text file in UTF-8, or the docstrings of CPython's standard library.
+    """Read a text as :func:`load_text` does, or the docstrings of CPython's standard library.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError, ModelError
+from studentfloat.models.conversions import ParameterSource, find_sources
 from studentfloat.models.pack_writer import copy_companions, copy_file, save_shard
 from studentfloat.models.packed_files import (
     CONFIG_KEY,
@@ -20,6 +21,7 @@ from studentfloat.models.packed_files import (
     read_raw,
     sha256_of,
 )
+from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, list_tensors
 from studentfloat.records import Verification, read_json, write_json
@@ -232,13 +234,46 @@ def _is_tied(checkpoint: PackedCheckpoint, tensor: StoredTensor) -> bool:
     )
 
 
+def _made_of_several(
+    checkpoint: PackedCheckpoint, source: ModelSource, tensors: list[StoredTensor]
+) -> dict[str, ParameterSource]:
+    """Tensors that the source does not have, and that transformers makes of those it has."""
+    names = {tensor.name for tensor in tensors}
+    unknown = {n for n in (*checkpoint.weights, *checkpoint.plain_names()) if n not in names}
+    if not unknown:
+        return {}
+    try:
+        sources = find_sources(skeleton(source), tensors)
+    except ModelError:
+        return {}  # then they are reported as not of the source
+    return {name: its for name, its in sources.items() if name in unknown}
+
+
+def _compare_made(checkpoint: PackedCheckpoint, its: ParameterSource, name: str) -> list[str]:
+    try:
+        value = its.read()
+    except ModelError as error:
+        return [str(error)]
+    stored = checkpoint.weights.get(name)
+    shape = checkpoint.files[name].shape if stored is None else stored.shape
+    if shape != tuple(value.shape):
+        return [f"{name} has the shape {list(shape)}, the source's tensors {list(value.shape)}"]
+    if stored is None and sha256_of(read_raw(checkpoint.files[name])) != sha256_of(value):
+        return [f"{name} is not quantized and yet not what the source's tensors make"]
+    return []
+
+
 def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
     tensors, damaged = list_tensors(source.weight_files)
     problems = list(damaged.values())
+    made = _made_of_several(checkpoint, source, tensors)
+    used = {tensor.name for its in made.values() for tensor, _ in its.tensors}
+    for name, its in made.items():
+        problems += _compare_made(checkpoint, its, name)
     for tensor in tensors:
         stored = checkpoint.weights.get(tensor.name)
         found = checkpoint.files.get(tensor.name)
-        if found is None and _is_tied(checkpoint, tensor):
+        if found is None and (tensor.name in used or _is_tied(checkpoint, tensor)):
             continue
         if found is None:
             problems.append(f"{tensor.name} of {source.name} is missing")
@@ -250,7 +285,7 @@ def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
         elif stored is None and sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
             problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
     shapes_gone = {tensor.shape for tensor in tensors if tensor.name not in checkpoint.files}
-    known = {tensor.name for tensor in tensors}
+    known = {tensor.name for tensor in tensors} | made.keys()
     tied = {n for n, w in checkpoint.weights.items() if w.shape in shapes_gone}
     tied |= {
         name

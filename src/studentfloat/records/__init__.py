@@ -16,6 +16,7 @@ from studentfloat.records.comparison import (
     Provenance,
     Standing,
 )
+from studentfloat.records.evaluation import Evaluation
 from studentfloat.records.files import (
     read_json,
     record_from_json,
@@ -54,6 +55,7 @@ __all__ = [
     "AreaBreakdown",
     "Baseline",
     "Comparison",
+    "Evaluation",
     "FormatHardware",
     "FormatQuality",
     "Frontier",

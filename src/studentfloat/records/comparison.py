@@ -180,12 +180,15 @@ class Frontier:
         ``GE`` (gate equivalents), ``um2``, ``fJ``, ``bits``.
     points
         In ascending order of cost.
+    unit
+        Of silicon, where several were costed: ``mac``, ``dot16``.
     """
 
     cost: str
     cost_unit: str
     loss: str
     points: tuple[FrontierPoint, ...]
+    unit: str | None = None
 
 
 @dataclass(frozen=True)

@@ -214,15 +214,16 @@ def _provenance(model: StudyModel, several: bool) -> str:
 
 def _origin(provenance: Provenance) -> dict[str, str]:
     text = f"{provenance.text_source} (SHA-256 {(provenance.text_sha256 or '')[:16]}…)"
-    return {
+    entries = {
         "made": provenance.created,
         "model": f"{provenance.model_source} (SHA-256 {provenance.model_sha256[:16]}…)",
         "text": "none" if provenance.text_sha256 is None else text,
         "versions": ", ".join(f"{k} {v}" for k, v in provenance.versions.items()),
-        "machine": ", ".join(str(v) for v in provenance.machine.values()),
+        "machine": ", ".join(str(v) for v in provenance.machine.values() if v),
         "seed": str(provenance.seed),
         "settings": ", ".join(f"{k}={v}" for k, v in provenance.settings.items()),
     }
+    return {term: words for term, words in entries.items() if words}
 
 
 def _settings(result: StudyResult) -> str:

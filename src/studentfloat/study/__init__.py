@@ -1,7 +1,14 @@
 """Where the branches join: comparisons of formats on models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, Progress, compare
 from studentfloat.study.silicon import HardwareOptions, hardware_is_installed
+
+if TYPE_CHECKING:
+    from studentfloat.study.sweep.results import read_study
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -10,4 +17,14 @@ __all__ = [
     "Progress",
     "compare",
     "hardware_is_installed",
+    "read_study",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What works on studies loads torch, which pages of comparisons do without.
+    if name == "read_study":
+        from studentfloat.study.sweep.results import read_study
+
+        return read_study
+    raise AttributeError(f"module 'studentfloat.study' has no attribute {name!r}")

@@ -5,32 +5,28 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import math
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from studentfloat.errors import ConfigError, FailureError
-from studentfloat.evaluate import mean_and_error, paired_differences, ranks
+from studentfloat.evaluate import paired_differences, ranks
 from studentfloat.models import ModelSource, find_model
-from studentfloat.quantize import Recipe, Scheme
+from studentfloat.quantize import Scheme
 from studentfloat.records import (
     Baseline,
     Comparison,
     FormatQuality,
     SkippedTensor,
-    TensorError,
-    TensorQuantization,
     read_json,
     record_from_json,
     record_to_json,
     write_json,
 )
+from studentfloat.study.bench import Bench, baseline_of, quality_row
 from studentfloat.study.code_pairs import CodePairs, code_pairs_of_model
 from studentfloat.study.provenance import make_provenance
 from studentfloat.study.requests import (
@@ -50,14 +46,8 @@ from studentfloat.study.silicon import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studentfloat.evaluate import EvaluationText, WindowScores
-    from studentfloat.models import (
-        Calibration,
-        CalibrationWindows,
-        LoadedModel,
-        QuantizedModel,
-        WeightSite,
-    )
+    from studentfloat.evaluate import EvaluationText
+    from studentfloat.models import Calibration
 
 T = TypeVar("T")
 
@@ -185,7 +175,7 @@ def _address_of(calibration: Calibration | None) -> dict[str, Any]:
 
 
 class _Run:
-    """The model in memory, its weights as they were, and its original outputs."""
+    """The bench with the model, its original outputs, and where finished rows go."""
 
     def __init__(
         self,
@@ -204,282 +194,71 @@ class _Run:
         self._already = done
         self._windows: Tensor | None = None
         self.calibration: Calibration | None = None
-        self._cut: CalibrationWindows | None = None
 
     def prepare(self, rows: int) -> tuple[Baseline, tuple[SkippedTensor, ...]]:
         """Load the model, cut windows, compute the original's outputs."""
-        from studentfloat.evaluate import OriginalOutputs, cut_windows
-        from studentfloat.models import ModelKind, load_model, walk_weights
+        from studentfloat.evaluate import OriginalOutputs
 
         options = self._options
         self._progress(0.0, f"loading {options.model}")
-        self._model: LoadedModel = load_model(
-            self._source, tokenizer=self._text is not None or self.calibration is not None
+        self._bench = Bench(
+            self._source,
+            embeddings=options.embeddings,
+            head=options.head,
+            tokenizer=self._text is not None or self.calibration is not None,
         )
-        sites, skipped = walk_weights(
-            self._model.module, embeddings=options.embeddings, head=options.head
-        )
-        self._sites: list[WeightSite] = sites
-        self._originals = [site.parameter.detach().clone() for site in sites]
-        weights = {id(site.parameter) for site in sites}
-        # Methods that smooth fold their scales into norms and biases.
-        self._others = [
-            (parameter, parameter.detach().clone())
-            for parameter in self._model.module.parameters()
-            if id(parameter) not in weights and parameter.dim() < 2
-        ]
         per_row = _QUANTIZE_COST + (0 if self._text is None else options.windows)
         pending = rows - self._already
         self._steps = pending * per_row + (0 if self._text is None else options.windows)
         if self._text is None:
             baseline = Baseline(perplexity=None)
         else:
-            if self._model.kind is ModelKind.OTHER:
-                raise ConfigError(
-                    f"{options.model} is a {self._model.kind.value}: its quality is not "
-                    "measured here, use --weights-only"
-                )
-            self._windows = cut_windows(
-                self._text, self._model, count=options.windows, length=options.window_length
+            self._windows = self._bench.windows(
+                self._text, count=options.windows, length=options.window_length
             )
             self._original = OriginalOutputs(
-                self._model, self._windows, tick=lambda: self._tick(1, "original model")
+                self._bench.model, self._windows, tick=lambda: self._tick(1, "original model")
             )
-            baseline = _baseline(self._original.nll)
-        self._cells.write_baseline(baseline, skipped)
-        return baseline, tuple(skipped)
+            baseline = baseline_of(self._original.nll)
+        self._cells.write_baseline(baseline, self._bench.skipped)
+        return baseline, self._bench.skipped
 
     def measure(self, request: Request) -> FormatQuality:
         """Quantize all weights to one format, score the model, keep the row."""
-        from studentfloat.evaluate import WindowScores, score_windows
+        from studentfloat.evaluate import WindowScores
 
         started = time.monotonic()
-        quantized = self._quantize(request)
-        note = "; ".join(part for part in (request.note, quantized.note) if part)
-        scores = WindowScores()
-        if self._windows is not None:
-            with self._at_run_time(quantized) as said:
-                scores = score_windows(
-                    self._model,
-                    self._windows,
-                    self._original,
-                    tick=lambda: self._tick(1, request.name),
-                )
-            note = "; ".join(part for part in (note, *said) if part)
-        row = FormatQuality(
-            name=request.name,
-            method=request.recipe.name,
-            block_size=request.scheme.block_size,
-            scale_rule=request.recipe.scale_rule or request.scheme.scale_rule.name,
-            scale_dtype=request.scheme.scale_dtype_name,
-            bits=request.scheme.format.bits,
-            bits_per_weight=quantized.bits_per_weight,
-            weight_nmse=quantized.error / quantized.energy if quantized.energy else 0.0,
-            values=request.scheme.format.levels,
-            note=note,
-            lookup_bits=request.lookup_bits,
-            seconds=round(time.monotonic() - started, 2),
-            tensors=quantized.tensors,
-            weights=quantized.records,
-            **_quality_fields(scores),
-        )
-        self._cells.write(request, row)
-        self._restore()
-        gc.collect()
-        return row
-
-    def _quantize(self, request: Request) -> _Quantized:
-        """Put one row's weights in place."""
-        if request.recipe == Recipe() and not request.needs_inputs:
-            return self._round(request)
-        from studentfloat.models import quantize_model
-
-        if request.needs_inputs and self._cut is None:
-            assert self.calibration is not None
-            self._cut = self.calibration.cut(self._model)
         done = 0.0
 
         def progress(share: float, what: str) -> None:
             nonlocal done
-            self._tick(_QUANTIZE_COST * (share - done), f"{request.name}: {what}")
+            shown = f"{request.name}: {what}" if what else request.name
+            self._tick(_QUANTIZE_COST * (share - done), shown)
             done = share
 
-        result = quantize_model(
-            self._model,
-            request.scheme,
-            request.recipe,
-            self._cut if request.needs_inputs else None,
-            embeddings=self._options.embeddings,
-            head=self._options.head,
-            progress=progress,
+        quantized = self._bench.quantize(
+            request.scheme, request.recipe, self.calibration, progress=progress
         )
-        return _summarize(result, dict(zip(self._sites, self._originals, strict=True)))
-
-    def _round(self, request: Request) -> _Quantized:
-        tensors, error, energy, bits, count = [], 0.0, 0.0, 0.0, 0
-        for site, original in zip(self._sites, self._originals, strict=True):
-            record, its_error, its_energy = _quantize_site(site, original, request.scheme)
-            tensors.append(record)
-            error, energy = error + its_error, energy + its_energy
-            bits += record.bits_per_weight * original.numel()
-            count += original.numel()
-            self._tick(_QUANTIZE_COST * 1 / len(self._sites), request.name)
-        return _Quantized(tuple(tensors), error, energy, bits / count)
-
-    @contextmanager
-    def _at_run_time(self, quantized: _Quantized) -> Iterator[list[str]]:
-        """Activations and cache in their formats, while windows are scored; and notes of it."""
-        from studentfloat.models import (
-            ActivationScheme,
-            KVCacheScheme,
-            quantized_activations,
-            quantized_kv_cache,
-        )
-
-        said: list[str] = []
-        activations, kv = activation_scheme(self._options), kv_scheme(self._options)
-        with ExitStack() as stack:
-            report = None
-            if activations is not None:
-                left = stack.enter_context(
-                    quantized_activations(
-                        self._model.module,
-                        self._sites,
-                        ActivationScheme(activations),
-                        quantized=quantized.result,
-                    )
-                )
-                said += [f"activations in {activations.format_name} per token", *left]
-            if kv is not None:
-                cache = quantized_kv_cache(self._model.module, KVCacheScheme(kv))
-                report = stack.enter_context(cache)
-            yield said
-            if report is not None and kv is not None:
-                said.append(
-                    f"KV cache in {kv.format_name}: {report.bytes_per_token:.0f} bytes per token "
-                    f"instead of {report.bytes_per_token_16bit:.0f} in 16 bits"
-                )
-                said += sorted(set(report.notes.values()))
-
-    def _restore(self) -> None:
-        """Everything as it was, for the next row."""
-        for site, original in zip(self._sites, self._originals, strict=True):
-            site.parameter.data.copy_(original)
-        for parameter, original in self._others:
-            parameter.data.copy_(original)
+        scores, notes = WindowScores(), list[str]()
+        if self._windows is not None:
+            scores, notes = self._bench.score(
+                quantized,
+                self._windows,
+                self._original,
+                activations=activation_scheme(self._options),
+                kv=kv_scheme(self._options),
+                tick=lambda: self._tick(1, request.name),
+            )
+        seconds = round(time.monotonic() - started, 2)
+        row = quality_row(request, quantized, scores, notes=notes, seconds=seconds)
+        self._cells.write(request, row)
+        self._bench.restore()
+        gc.collect()
+        return row
 
     def _tick(self, steps: float, what: str) -> None:
         self._steps_done += steps
         self._progress(min(1.0, self._steps_done / self._steps), what)
-
-
-@dataclass(frozen=True)
-class _Quantized:
-    """What quantizing to one row's scheme did to the weights, all together."""
-
-    tensors: tuple[TensorError, ...]
-    error: float
-    energy: float
-    bits_per_weight: float
-    records: tuple[TensorQuantization, ...] = ()
-    note: str = ""
-    result: QuantizedModel | None = None
-
-
-def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> _Quantized:
-    errors, energies, tensors = [], [], []
-    energy_of = {site.name: float(w.double().square().sum()) for site, w in originals.items()}
-    for record in result.records:
-        energies.append(energy_of[record.name])
-        # None only for weights that came quantized from elsewhere.
-        nmse = record.weight_nmse or 0.0
-        errors.append(nmse * energies[-1])
-        tensors.append(
-            TensorError(
-                name=record.name,
-                layer=record.layer,
-                kind=record.kind,
-                shape=record.shape,
-                nmse=nmse,
-                snr_db=_decibels(nmse),
-                bits_per_weight=record.bits_per_weight,
-            )
-        )
-    # Where a scale went differs from layer to layer; that it went somewhere is what counts.
-    said = Counter(
-        note.partition(" into ")[0] for record in result.records for note in record.notes
-    )
-    return _Quantized(
-        tuple(tensors),
-        sum(errors),
-        sum(energies),
-        result.bits_per_weight,
-        result.records,
-        "; ".join(f"{count} of {len(tensors)} weights: {note}" for note, count in said.items()),
-        result,
-    )
-
-
-def _decibels(nmse: float) -> float | None:
-    return -10 * math.log10(nmse) if nmse else None
-
-
-def _quantize_site(
-    site: WeightSite, original: Tensor, scheme: Scheme
-) -> tuple[TensorError, float, float]:
-    """Quantize one weight in place; its record, squared error and sum of squares."""
-    import torch
-
-    from studentfloat.quantize import fake_quantize
-
-    before = site.matrix(original)
-    after, bits = fake_quantize(before, scheme, name=site.name)
-    error = float((after - before).square_().sum(dtype=torch.float64))
-    energy = float(before.square().sum(dtype=torch.float64))
-    site.apply(lambda _: after)
-    nmse = error / energy if energy else 0.0
-    record = TensorError(
-        name=site.name,
-        layer=site.layer,
-        kind=site.role,
-        shape=tuple(original.shape),
-        nmse=nmse,
-        snr_db=_decibels(nmse),
-        bits_per_weight=bits,
-    )
-    return record, error, energy
-
-
-def _baseline(nll: Sequence[float]) -> Baseline:
-    if not nll:
-        return Baseline(perplexity=None)
-    perplexity, error = _perplexity(nll)
-    return Baseline(perplexity, error, tuple(nll))
-
-
-def _perplexity(nll: Sequence[float]) -> tuple[float, float | None]:
-    """exp of the mean, and its standard error by the delta method."""
-    mean, error = mean_and_error(nll)
-    return math.exp(mean), None if error is None else math.exp(mean) * error
-
-
-def _quality_fields(scores: WindowScores) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "window_nll": scores.nll,
-        "window_kl": scores.kl,
-        "window_agreement": scores.agreement,
-        "window_output_nmse": scores.output_nmse,
-    }
-    if scores.nll:
-        fields["perplexity"], fields["perplexity_se"] = _perplexity(scores.nll)
-    for name, values in (
-        ("kl", scores.kl),
-        ("top1_agreement", scores.agreement),
-        ("output_nmse", scores.output_nmse),
-    ):
-        if values:
-            fields[name], fields[f"{name}_se"] = mean_and_error(values)
-    return fields
 
 
 def _assemble(
@@ -595,10 +374,10 @@ class _Cells:
         record = self._read(self._file("skipped"), _Skipped)
         return None if record is None else record.tensors
 
-    def write_baseline(self, baseline: Baseline, skipped: list[SkippedTensor]) -> None:
+    def write_baseline(self, baseline: Baseline, skipped: tuple[SkippedTensor, ...]) -> None:
         if self._directory is not None:
             write_json(self._file("baseline"), record_to_json(baseline))
-            write_json(self._file("skipped"), record_to_json(_Skipped(tuple(skipped))))
+            write_json(self._file("skipped"), record_to_json(_Skipped(skipped)))
 
     def _file(self, what: Any) -> Path:
         text = json.dumps([self._common, what], sort_keys=True)

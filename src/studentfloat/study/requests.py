@@ -18,8 +18,12 @@ __all__ = [
     "CompareOptions",
     "Request",
     "activation_scheme",
+    "as_in_silicon",
     "kv_scheme",
     "make_requests",
+    "per_token_scheme",
+    "row_note",
+    "split_rule",
 ]
 
 DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
@@ -136,7 +140,7 @@ def make_requests(options: CompareOptions) -> list[Request]:
         raise ConfigError("no methods: give at least one, such as --methods rtn,gptq")
     requests: list[Request] = []
     for spec in options.formats:
-        name, rule = _split_rule(spec)
+        name, rule = split_rule(spec)
         scheme = Scheme(
             name,
             block_size=options.block_size,
@@ -144,7 +148,8 @@ def make_requests(options: CompareOptions) -> list[Request]:
             scale_dtype=options.scale_dtype,
         )
         asked = scheme.format
-        scheme, lookup_bits = _as_in_silicon(scheme, options.hardware)
+        width = None if options.hardware is None else options.hardware.lookup_bits
+        scheme, lookup_bits = as_in_silicon(scheme, width)
         shown = f"{scheme.format_name}@{rule}" if rule else scheme.format_name
         for other in requests:
             same_name = other.scheme.format_name == scheme.format_name
@@ -158,39 +163,50 @@ def make_requests(options: CompareOptions) -> list[Request]:
             if row in {request.name for request in requests}:
                 what = f"format {shown!r}" if plain else f"row {row!r}"
                 raise ConfigError(f"{what} is given twice")
-            requests.append(Request(row, scheme, recipe, _note(scheme), asked, lookup_bits))
+            requests.append(Request(row, scheme, recipe, row_note(scheme), asked, lookup_bits))
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests
 
 
+def per_token_scheme(spec: str) -> Scheme:
+    """What ``format@scale-rule`` means of activations and caches: a scale per token."""
+    name, rule = split_rule(spec)
+    return Scheme.per_token(name, rule or "absmax")
+
+
 def activation_scheme(options: CompareOptions) -> Scheme | None:
     """One scale per token, in bfloat16 as activations have."""
-    if options.activations is None:
-        return None
-    name, rule = _split_rule(options.activations)
-    return Scheme.per_token(name, rule or "absmax")
+    return None if options.activations is None else per_token_scheme(options.activations)
 
 
 def kv_scheme(options: CompareOptions) -> Scheme | None:
     """One scale per token and head for values, per channel and group of tokens for keys."""
-    if options.kv is None:
-        return None
-    name, rule = _split_rule(options.kv)
-    return Scheme.per_token(name, rule or "absmax")
+    return None if options.kv is None else per_token_scheme(options.kv)
 
 
-def _as_in_silicon(scheme: Scheme, hardware: HardwareOptions | None) -> tuple[Scheme, int | None]:
-    """The values to measure: where silicon is costed, those that it would hold."""
-    if hardware is None or scheme.alternatives:
+def as_in_silicon(scheme: Scheme, lookup_bits: int | None) -> tuple[Scheme, int | None]:
+    """The values to measure: where silicon is costed, those that it would hold.
+
+    Parameters
+    ----------
+    lookup_bits
+        Width of the fixed-point numbers that silicon looks values up in; None without silicon.
+
+    Returns
+    -------
+    Scheme, int or None
+        The width is given where the scheme's values were rounded to it.
+    """
+    if lookup_bits is None or scheme.alternatives:
         return scheme, None
-    held = held_format(scheme.format, hardware.lookup_bits)
+    held = held_format(scheme.format, lookup_bits)
     if held is scheme.format:
         return scheme, None
-    return replace_scheme(scheme, format=held), hardware.lookup_bits
+    return replace_scheme(scheme, format=held), lookup_bits
 
 
-def _note(scheme: Scheme) -> str:
+def row_note(scheme: Scheme) -> str:
     """What a reader of the row must know."""
     words = []
     if scheme.scale_rule.for_comparison:
@@ -201,7 +217,7 @@ def _note(scheme: Scheme) -> str:
     return "; ".join(words)
 
 
-def _split_rule(spec: str) -> tuple[str, str]:
+def split_rule(spec: str) -> tuple[str, str]:
     """Split ``format@scale-rule``; a file's path may hold an '@' of its own."""
     name, at, rule = spec.rpartition("@")
     if not at or "/" in rule or rule.lower().endswith(".toml"):

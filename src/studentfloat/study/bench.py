@@ -1,0 +1,364 @@
+"""A model in memory that is quantized in place, measured, and made as it was again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from studentfloat.errors import ConfigError
+from studentfloat.evaluate import mean_and_error
+from studentfloat.models import ModelSource
+from studentfloat.quantize import Recipe, Scheme
+from studentfloat.records import (
+    Baseline,
+    FormatQuality,
+    SkippedTensor,
+    TensorError,
+    TensorQuantization,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from studentfloat.evaluate import EvaluationText, OriginalOutputs, WindowScores
+    from studentfloat.models import (
+        Calibration,
+        CalibrationWindows,
+        LoadedModel,
+        QuantizedModel,
+        WeightSite,
+    )
+    from studentfloat.study.requests import Request
+
+__all__ = ["Bench", "Quantized", "baseline_of", "quality_row"]
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantizing did to the weights, all together.
+
+    Attributes
+    ----------
+    error, energy
+        Sums over all quantized weights of the squared error and of the squares.
+    records
+        How each weight was quantized, for methods beyond rounding to nearest.
+    note
+        What a reader must know.
+    result
+        The method's own account; None for rounding to nearest.
+    """
+
+    tensors: tuple[TensorError, ...]
+    error: float
+    energy: float
+    bits_per_weight: float
+    records: tuple[TensorQuantization, ...] = ()
+    note: str = ""
+    result: QuantizedModel | None = None
+
+
+class Bench:
+    """A model, its weights as they were, and the place where formats are put to the test.
+
+    Parameters
+    ----------
+    source
+        The model; loading it is the constructor's work.
+    embeddings, head
+        Quantize those too.
+    tokenizer
+        Whether a text will be read.
+
+    Attributes
+    ----------
+    model, sites, skipped
+        The model, the weights that are quantized, and the tensors that are not.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        embeddings: bool = False,
+        head: bool = False,
+        tokenizer: bool = True,
+    ) -> None:
+        from studentfloat.models import load_model, walk_weights
+
+        self.model: LoadedModel = load_model(source, tokenizer=tokenizer)
+        sites, skipped = walk_weights(self.model.module, embeddings=embeddings, head=head)
+        self.sites: list[WeightSite] = sites
+        self.skipped: tuple[SkippedTensor, ...] = tuple(skipped)
+        self._embeddings, self._head = embeddings, head
+        self._originals = [site.parameter.detach().clone() for site in sites]
+        weights = {id(site.parameter) for site in sites}
+        # Methods that smooth fold their scales into norms and biases.
+        self._others = [
+            (parameter, parameter.detach().clone())
+            for parameter in self.model.module.parameters()
+            if id(parameter) not in weights and parameter.dim() < 2
+        ]
+        self._cuts: dict[Calibration, CalibrationWindows] = {}
+
+    def windows(self, text: EvaluationText, *, count: int, length: int) -> Tensor:
+        """Windows of a text in the model's tokens.
+
+        Raises
+        ------
+        ConfigError
+            If the model takes no plain text.
+        """
+        from studentfloat.evaluate import cut_windows
+        from studentfloat.models import ModelKind
+
+        if self.model.kind is ModelKind.OTHER:
+            raise ConfigError(
+                f"{self.model.source.name} is a {self.model.kind.value}: its quality is not "
+                "measured here, use --weights-only"
+            )
+        return cut_windows(text, self.model, count=count, length=length)
+
+    def quantize(
+        self,
+        scheme: Scheme,
+        recipe: Recipe,
+        calibration: Calibration | None = None,
+        progress: Progress = lambda share, what: None,
+    ) -> Quantized:
+        """Put weights in a format in place; they must be as they were.
+
+        Parameters
+        ----------
+        calibration
+            For methods and scale rules that see a model's inputs.
+        progress
+            Told the share done of this, and what is being done.
+        """
+        needs_inputs = recipe.needs_inputs or scheme.scale_rule.weighted
+        if recipe == Recipe() and not needs_inputs:
+            return self._round(scheme, progress)
+        from studentfloat.models import quantize_model
+
+        result = quantize_model(
+            self.model,
+            scheme,
+            recipe,
+            self._cut(calibration) if needs_inputs else None,
+            embeddings=self._embeddings,
+            head=self._head,
+            progress=progress,
+        )
+        return _summarize(result, dict(zip(self.sites, self._originals, strict=True)))
+
+    def _cut(self, calibration: Calibration | None) -> CalibrationWindows:
+        assert calibration is not None, "a calibrated method without calibration"
+        if calibration not in self._cuts:
+            self._cuts[calibration] = calibration.cut(self.model)
+        return self._cuts[calibration]
+
+    def _round(self, scheme: Scheme, progress: Progress) -> Quantized:
+        tensors, error, energy, bits, count = [], 0.0, 0.0, 0.0, 0
+        for i, (site, original) in enumerate(zip(self.sites, self._originals, strict=True)):
+            record, its_error, its_energy = _quantize_site(site, original, scheme)
+            tensors.append(record)
+            error, energy = error + its_error, energy + its_energy
+            bits += record.bits_per_weight * original.numel()
+            count += original.numel()
+            progress((i + 1) / len(self.sites), "")
+        return Quantized(tuple(tensors), error, energy, bits / count)
+
+    @contextmanager
+    def at_run_time(
+        self, quantized: Quantized | None, activations: Scheme | None, kv: Scheme | None
+    ) -> Iterator[list[str]]:
+        """Activations and cache in their formats while the model runs; yields notes of it.
+
+        The notes are complete once the ``with`` block ends.
+        """
+        from studentfloat.models import (
+            ActivationScheme,
+            KVCacheScheme,
+            quantized_activations,
+            quantized_kv_cache,
+        )
+
+        said: list[str] = []
+        with ExitStack() as stack:
+            report = None
+            if activations is not None:
+                left = stack.enter_context(
+                    quantized_activations(
+                        self.model.module,
+                        self.sites,
+                        ActivationScheme(activations),
+                        quantized=None if quantized is None else quantized.result,
+                    )
+                )
+                said += [f"activations in {activations.format_name} per token", *left]
+            if kv is not None:
+                cache = quantized_kv_cache(self.model.module, KVCacheScheme(kv))
+                report = stack.enter_context(cache)
+            yield said
+            if report is not None and kv is not None:
+                said.append(
+                    f"KV cache in {kv.format_name}: {report.bytes_per_token:.0f} bytes per token "
+                    f"instead of {report.bytes_per_token_16bit:.0f} in 16 bits"
+                )
+                said += sorted(set(report.notes.values()))
+
+    def score(
+        self,
+        quantized: Quantized,
+        windows: Tensor,
+        original: OriginalOutputs,
+        *,
+        activations: Scheme | None = None,
+        kv: Scheme | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> tuple[WindowScores, list[str]]:
+        """Hold the model as it is now against the original on windows; and what to note."""
+        from studentfloat.evaluate import score_windows
+
+        with self.at_run_time(quantized, activations, kv) as said:
+            scores = score_windows(self.model, windows, original, tick=tick)
+        return scores, said
+
+    def restore(self) -> None:
+        """Everything as it was."""
+        for site, original in zip(self.sites, self._originals, strict=True):
+            site.parameter.data.copy_(original)
+        for parameter, original in self._others:
+            parameter.data.copy_(original)
+
+
+def quality_row(
+    request: Request,
+    quantized: Quantized,
+    scores: WindowScores,
+    *,
+    notes: Sequence[str] = (),
+    seconds: float = 0.0,
+) -> FormatQuality:
+    """The row of a table: what was asked, what quantizing did, how the model scored."""
+    scheme, recipe = request.scheme, request.recipe
+    return FormatQuality(
+        name=request.name,
+        method=recipe.name,
+        block_size=scheme.block_size,
+        scale_rule=recipe.scale_rule or scheme.scale_rule.name,
+        scale_dtype=scheme.scale_dtype_name,
+        bits=scheme.format.bits,
+        bits_per_weight=quantized.bits_per_weight,
+        weight_nmse=quantized.error / quantized.energy if quantized.energy else 0.0,
+        values=scheme.format.levels,
+        note="; ".join(part for part in (request.note, quantized.note, *notes) if part),
+        lookup_bits=request.lookup_bits,
+        seconds=seconds,
+        tensors=quantized.tensors,
+        weights=quantized.records,
+        **_quality_fields(scores),
+    )
+
+
+def baseline_of(nll: Sequence[float]) -> Baseline:
+    """The original's own perplexity; None of a model that gives no likelihoods."""
+    if not nll:
+        return Baseline(perplexity=None)
+    perplexity, error = _perplexity(nll)
+    return Baseline(perplexity, error, tuple(nll))
+
+
+def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> Quantized:
+    errors, energies, tensors = [], [], []
+    energy_of = {site.name: float(w.double().square().sum()) for site, w in originals.items()}
+    for record in result.records:
+        energies.append(energy_of[record.name])
+        # None only for weights that came quantized from elsewhere.
+        nmse = record.weight_nmse or 0.0
+        errors.append(nmse * energies[-1])
+        tensors.append(
+            TensorError(
+                name=record.name,
+                layer=record.layer,
+                kind=record.kind,
+                shape=record.shape,
+                nmse=nmse,
+                snr_db=_decibels(nmse),
+                bits_per_weight=record.bits_per_weight,
+            )
+        )
+    # Where a scale went differs from layer to layer; that it went somewhere is what counts.
+    said = Counter(
+        note.partition(" into ")[0] for record in result.records for note in record.notes
+    )
+    return Quantized(
+        tuple(tensors),
+        sum(errors),
+        sum(energies),
+        result.bits_per_weight,
+        result.records,
+        "; ".join(f"{count} of {len(tensors)} weights: {note}" for note, count in said.items()),
+        result,
+    )
+
+
+def _decibels(nmse: float) -> float | None:
+    return -10 * math.log10(nmse) if nmse else None
+
+
+def _quantize_site(
+    site: WeightSite, original: Tensor, scheme: Scheme
+) -> tuple[TensorError, float, float]:
+    """Quantize one weight in place; its record, squared error and sum of squares."""
+    import torch
+
+    from studentfloat.quantize import fake_quantize
+
+    before = site.matrix(original)
+    after, bits = fake_quantize(before, scheme, name=site.name)
+    error = float((after - before).square_().sum(dtype=torch.float64))
+    energy = float(before.square().sum(dtype=torch.float64))
+    site.apply(lambda _: after)
+    nmse = error / energy if energy else 0.0
+    record = TensorError(
+        name=site.name,
+        layer=site.layer,
+        kind=site.role,
+        shape=tuple(original.shape),
+        nmse=nmse,
+        snr_db=_decibels(nmse),
+        bits_per_weight=bits,
+    )
+    return record, error, energy
+
+
+def _perplexity(nll: Sequence[float]) -> tuple[float, float | None]:
+    """exp of the mean, and its standard error by the delta method."""
+    mean, error = mean_and_error(nll)
+    return math.exp(mean), None if error is None else math.exp(mean) * error
+
+
+def _quality_fields(scores: WindowScores) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "window_nll": scores.nll,
+        "window_kl": scores.kl,
+        "window_agreement": scores.agreement,
+        "window_output_nmse": scores.output_nmse,
+    }
+    if scores.nll:
+        fields["perplexity"], fields["perplexity_se"] = _perplexity(scores.nll)
+    for name, values in (
+        ("kl", scores.kl),
+        ("top1_agreement", scores.agreement),
+        ("output_nmse", scores.output_nmse),
+    ):
+        if values:
+            fields[name], fields[f"{name}_se"] = mean_and_error(values)
+    return fields

@@ -1,0 +1,1 @@
+"""Studies: many models, formats, schemes, methods and evaluations, cell by cell."""

@@ -1,0 +1,187 @@
+"""What a study's names stand for here and now: hashes of models, texts, sets and libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import ClassVar
+
+from studentfloat.errors import StudentFloatError
+from studentfloat.models import ModelSource, Trust, find_model
+from studentfloat.study.sweep.options import StudyOptions
+
+__all__ = ["Resolution", "ResolvedModel", "resolve"]
+
+_MODEL_PACKAGES = ("torch", "transformers")
+_LAW_PACKAGES = ("numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that was found, or why it was not.
+
+    Attributes
+    ----------
+    sha256, settings_sha256
+        Of the weight files, and of configuration and tokenizer.
+    bytes
+        Of the weight files.
+    """
+
+    id: str
+    sha256: str = ""
+    settings_sha256: str = ""
+    bytes: int = 0
+    description: str = ""
+    cautions: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """All that addresses depend on and that a study file only names.
+
+    Attributes
+    ----------
+    task_sha256, task_problems
+        By task: of the items that are asked; or why they cannot be.
+    versions
+        Of packages whose version numbers may matter.
+    """
+
+    KIND: ClassVar[str] = "study-resolution"
+    VERSION: ClassVar[int] = 1
+
+    models: tuple[ResolvedModel, ...] = ()
+    text_sha256: str | None = None
+    text_source: str | None = None
+    calibration_sha256: str | None = None
+    task_sha256: dict[str, str] = field(default_factory=dict)
+    task_problems: dict[str, str] = field(default_factory=dict)
+    library: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def model(self, id: str) -> ResolvedModel | None:
+        """The model of that id, None where it was not looked for."""
+        return next((model for model in self.models if model.id == id), None)
+
+    def size(self, id: str) -> int:
+        """Bytes of weights; of a model that is not here, more than any."""
+        found = self.model(id)
+        return found.bytes if found and found.bytes else 1 << 62
+
+    def model_key(self, id: str) -> list[str]:
+        """What identifies the model; its name where it was not found."""
+        found = self.model(id)
+        if found is None or found.problem is not None:
+            return ["unresolved", id]
+        return [found.sha256, found.settings_sha256]
+
+    def task_key(self, name: str) -> str:
+        """What identifies a task's items; its name where they were not found."""
+        return self.task_sha256.get(name, f"unresolved {name}")
+
+    @property
+    def model_versions(self) -> dict[str, str]:
+        """Of the packages that models run on."""
+        return {key: self.versions[key] for key in _MODEL_PACKAGES if key in self.versions}
+
+    @property
+    def law_versions(self) -> dict[str, str]:
+        """Of the packages that fit laws."""
+        return {key: self.versions[key] for key in _LAW_PACKAGES if key in self.versions}
+
+    @property
+    def hardware_versions(self) -> dict[str, str]:
+        """Of what makes silicon: Yosys, and our own method."""
+        return {key: self.versions[key] for key in ("yosys", "method") if key in self.versions}
+
+
+def resolve(options: StudyOptions, before: Resolution | None = None) -> Resolution:
+    """Find everything that a study names, and hash it.
+
+    A model or set that cannot be found is no error here: its cells will fail, and say why.
+
+    Parameters
+    ----------
+    before
+        An earlier resolution: models found then are not sought, nor hashed, again.
+    """
+    from studentfloat.models.text import load_calibration_text, load_text
+    from studentfloat.study.sweep.tasks import task_hashes
+
+    known = {m.id: m for m in (before.models if before else ()) if m.problem is None}
+    needs_models = bool(options.quality or options.tasks or options.laws)
+    models = tuple(
+        known.get(entry.id) or _model(entry.id, options.trust)
+        for entry in (options.models if needs_models else ())
+    )
+    text = None if options.quality is None else load_text(options.quality.text)
+    hashes, problems = ({}, {}) if options.tasks is None else task_hashes(options)
+    return Resolution(
+        models=models,
+        text_sha256=None if text is None else text.sha256,
+        text_source=None if text is None else text.source,
+        calibration_sha256=load_calibration_text(options.calibration.text).sha256
+        if needs_calibration(options)
+        else None,
+        task_sha256=hashes,
+        task_problems=problems,
+        library=_library(options),
+        versions=_versions(options),
+    )
+
+
+def needs_calibration(options: StudyOptions) -> bool:
+    """Whether any configuration is calibrated."""
+    from studentfloat.study.sweep.plan import variants
+
+    return any(variant.needs_inputs for variant in variants(options))
+
+
+def _model(id: str, trust: Trust) -> ResolvedModel:
+    try:
+        source = find_model(id, trust)
+        return described(id, source)
+    except StudentFloatError as error:
+        return ResolvedModel(id, problem=str(error))
+
+
+def described(id: str, source: ModelSource) -> ResolvedModel:
+    """A model that was found, hashed."""
+    return ResolvedModel(
+        id,
+        sha256=source.sha256,
+        settings_sha256=source.settings_sha256,
+        bytes=sum(file.stat().st_size for file in source.weight_files),
+        description=source.description,
+        cautions=source.cautions,
+    )
+
+
+def _library(options: StudyOptions) -> str | None:
+    if options.hardware is None:
+        return None
+    from studentfloat.hardware import load_library
+    from studentfloat.hardware.cache import library_digest
+    from studentfloat.hardware.generic_library import generic_liberty
+
+    return library_digest(load_library(options.hardware.liberty).files, generic_liberty())
+
+
+def _versions(options: StudyOptions) -> dict[str, str]:
+    found = {}
+    for package in (*_MODEL_PACKAGES, *_LAW_PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if options.hardware is not None:
+        from studentfloat.hardware.rows import METHOD_VERSION
+
+        found["method"] = str(METHOD_VERSION)
+        try:
+            found["yosys"] = version("pyosys")
+        except PackageNotFoundError:
+            found["yosys"] = "not installed"
+    return found
