@@ -79,13 +79,13 @@ def study() -> None:
 @_as_json
 def plan(file: Path, data: Path | None, only: tuple[str, ...], as_json: bool) -> None:
     """What FILE asks for, without doing it: every cell, in order."""
-    from studentfloat.study.sweep.plan import count_by, make_plan
+    from studentfloat.study.sweep.plan import make_plan
     from studentfloat.study.sweep.show import plan_json, plan_text
     from studentfloat.study.sweep.study_file import read_study_file
 
     options = read_study_file(file, data=data)
     laid = make_plan(options, only=_filters(only))
-    click.echo(plan_json(laid) if as_json else plan_text(laid, list(count_by(laid.cells))))
+    click.echo(plan_json(laid) if as_json else plan_text(laid))
 
 
 @study.command()
@@ -166,11 +166,11 @@ def export(directory: Path, target: str, output: Path | None, quiet: bool) -> No
 @click.option("--settings", default="{}", hidden=True)
 def work(directory: Path, settings: str) -> int:
     """One worker on the study in DIRECTORY, until no cell is left: what executors start."""
-    from studentfloat.study.sweep.worker import WorkSettings, only_from_json
+    from studentfloat.study.sweep.options import WorkSettings
     from studentfloat.study.sweep.worker import work as loop
 
     given = json.loads(settings)
-    worked = loop(directory, WorkSettings(**{**given, "only": only_from_json(given)}))
+    worked = loop(directory, WorkSettings(**{**given, "only": tuple(given.get("only", ()))}))
     click.echo(f"{worked.computed} cells computed, {worked.failed} failed")
     return 0
 

@@ -1,4 +1,4 @@
-"""Where the branches join: comparisons of formats on models."""
+"""Where the branches join: comparisons of formats on models, and studies of many."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # What works on studies loads torch, which pages of comparisons do without.
-    if name == "read_study":
-        from studentfloat.study.sweep.results import read_study
+    if name != "read_study":
+        raise AttributeError(f"module 'studentfloat.study' has no attribute {name!r}")
+    from studentfloat.study.sweep.results import read_study
 
-        return read_study
-    raise AttributeError(f"module 'studentfloat.study' has no attribute {name!r}")
+    return read_study

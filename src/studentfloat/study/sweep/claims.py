@@ -22,7 +22,7 @@ from pathlib import Path
 
 from studentfloat.errors import FailureError
 
-__all__ = ["BEAT", "PATIENCE", "Claim", "Claims", "Holder"]
+__all__ = ["BEAT", "PATIENCE", "Claim", "Claims", "Holder", "StoreError"]
 
 BEAT = 10.0
 """Seconds between two touches of a claim."""
@@ -30,6 +30,10 @@ PATIENCE = 120.0
 """Seconds without a touch after which a claim is dead."""
 
 _WATCH = 1.0
+
+
+class StoreError(FailureError):
+    """The store cannot be written: a worker can do nothing more."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Claims:
 
         Raises
         ------
-        FailureError
+        StoreError
             If nothing can be written.
         """
         path = self.directory / name
@@ -146,7 +150,7 @@ class Claims:
             won = _link(temporary, path)
             descriptor = os.open(path, os.O_RDWR) if won else -1
         except OSError as error:
-            raise FailureError(f"cannot claim {path}: {error.strerror or error}") from error
+            raise StoreError(f"cannot claim {path}: {error.strerror or error}") from error
         finally:
             try:
                 temporary.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studentfloat.errors import DataError, ModelError
-from studentfloat.evaluate.tasks import LoadedTasks, score_tasks
 from studentfloat.models import find_model
 from studentfloat.records import FormatHardware, LayerLaw, StudyCell
 from studentfloat.study.bench import Bench, Quantized, baseline_of, quality_row
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from studentfloat.evaluate import EvaluationText, OriginalOutputs
+    from studentfloat.evaluate.tasks import LoadedTasks
     from studentfloat.models import Calibration
 
 __all__ = ["Laboratory"]
@@ -150,6 +150,8 @@ class Laboratory:
                     blank, baseline=baseline_of(original.nll), skipped=model.bench.skipped
                 )
             return self._quality(blank, variant, self._quantized, model)
+        from studentfloat.evaluate.tasks import score_tasks
+
         loaded = self._task(cell.evaluation)
         with model.bench.at_run_time(self._quantized, variant.activations, variant.kv) as said:
             scores = score_tasks(model.bench.model, loaded)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from studentfloat.errors import ConfigError
-from studentfloat.study.sweep.options import StudyOptions
+from studentfloat.study.sweep.options import StudyOptions, WorkSettings
 from studentfloat.study.sweep.plan import Plan, make_plan
 from studentfloat.study.sweep.resolve import resolve
 from studentfloat.study.sweep.status import StudyStatus, study_status
 from studentfloat.study.sweep.store import Store
-from studentfloat.study.sweep.worker import WorkSettings
 
 __all__ = ["Executor", "RunSettings", "begin_study", "open_study", "run_study"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import FailureError, MissingDependencyError
-from studentfloat.study.sweep.worker import WorkSettings
+from studentfloat.study.sweep.options import WorkSettings
 
 __all__ = ["RayExecutor"]
 
@@ -53,12 +53,9 @@ class RayExecutor:
         if own:
             self._connect(ray, threads)
         try:
-            task = ray.remote(_work).options(
-                num_cpus=threads,
-                max_retries=_RESTARTS,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
-            )
-            left = [task.remote(str(directory.absolute()), settings) for _ in range(self.workers)]
+            task = ray.remote(_work).options(num_cpus=threads, max_retries=_RESTARTS)
+            root = str(directory.absolute())
+            left = [task.remote(root, settings, threads) for _ in range(self.workers)]
             while left:
                 ended, left = ray.wait(left, num_returns=len(left), timeout=_WATCH)
                 ray.get(ended)
@@ -84,9 +81,12 @@ class RayExecutor:
             raise FailureError(f"cannot reach Ray at {self.address}: {error}") from error
 
 
-def _work(directory: str, settings: WorkSettings) -> None:
+def _work(directory: str, settings: WorkSettings, threads: int) -> None:
+    import torch
+
     from studentfloat.study.sweep.worker import work
 
+    torch.set_num_threads(threads)
     work(Path(directory), settings)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, MissingDependencyError
-from studentfloat.study.sweep.worker import WorkSettings
+from studentfloat.study.sweep.options import WorkSettings
 
 __all__ = ["SlurmExecutor"]
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from studentfloat.models import Trust
 from studentfloat.records.study import StudyConfiguration
+from studentfloat.study.sweep.claims import BEAT, PATIENCE
 
 __all__ = [
     "EXCLUDABLE",
@@ -19,6 +20,7 @@ __all__ = [
     "SchemeSettings",
     "StudyOptions",
     "TaskSettings",
+    "WorkSettings",
     "matches",
 ]
 
@@ -162,6 +164,29 @@ class StudyOptions:
     format_files: tuple[FormatFile, ...] = ()
     trust: Trust = field(default_factory=Trust)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkSettings:
+    """How a worker goes about it.
+
+    Attributes
+    ----------
+    only
+        Filters, as for :func:`~studentfloat.study.sweep.plan.make_plan`.
+    attempts
+        How often a cell may fail before it is left alone.
+    patience, beat
+        Of claims.
+    with_parent
+        Whether the worker ends when the process that started it does.
+    """
+
+    only: tuple[dict[str, Any], ...] = ()
+    attempts: int = 1
+    patience: float = PATIENCE
+    beat: float = BEAT
+    with_parent: bool = False
 
 
 def matches(table: dict[str, Any], configuration: StudyConfiguration, evaluation: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -181,6 +181,7 @@ def variants(options: StudyOptions) -> list[Variant]:
             }
             request = replace(base, name=row, recipe=recipe)
             found.append(Variant(request, at_run_time[0], _per_token(kv)[0], fields))
+    _check_names(found)
     return found
 
 
@@ -245,7 +246,6 @@ class _Layout:
     def plan(self) -> Plan:
         options = self.options
         found = variants(options)
-        _check_names(found)
         found.sort(key=_cost)
         original = Variant(None, None, None, {"name": ORIGINAL, "format": ORIGINAL})
         evaluations = self._evaluations()
@@ -351,11 +351,10 @@ def digest(what: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ADDRESS_DIGITS]
 
 
-def count_by(cells: Sequence[PlannedCell]) -> Iterator[tuple[str, str, int]]:
-    """Model, evaluation and number of cells."""
-    counts: dict[tuple[str, str], int] = {}
+def count_by(cells: Sequence[PlannedCell]) -> dict[str, dict[str, int]]:
+    """By model, then by evaluation, the number of cells."""
+    counts: dict[str, dict[str, int]] = {}
     for cell in cells:
-        key = (cell.configuration.model, cell.evaluation)
-        counts[key] = counts.get(key, 0) + 1
-    for (model, evaluation), count in counts.items():
-        yield model, evaluation, count
+        its = counts.setdefault(cell.configuration.model, {})
+        its[cell.evaluation] = its.get(cell.evaluation, 0) + 1
+    return counts

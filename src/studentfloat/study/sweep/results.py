@@ -9,7 +9,6 @@ from pathlib import Path
 
 from studentfloat.errors import DataError
 from studentfloat.evaluate import paired_differences, ranks
-from studentfloat.evaluate.tasks import paired_task_differences
 from studentfloat.records import (
     Baseline,
     Comparison,
@@ -194,6 +193,8 @@ def _differences(
             f"{len(rows)} rows are too many to compare each with each: no differences are "
             f"tested beyond {_MOST_ROWS_COMPARED}",
         )
+    from studentfloat.evaluate.tasks import paired_task_differences
+
     found: list[PairedDifference] = []
     loss, per_window = _loss(rows)
     if per_window is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from studentfloat.study.sweep.plan import Plan
+from studentfloat.records import StudyFailure
+from studentfloat.study.sweep.plan import Plan, count_by
 from studentfloat.study.sweep.status import StudyStatus
 
 __all__ = ["outcome_text", "plan_json", "plan_text", "status_text"]
@@ -27,14 +27,14 @@ def plan_json(plan: Plan) -> str:
     return json.dumps(data, indent=1)
 
 
-def plan_text(plan: Plan, counts: Sequence[tuple[str, str, int]]) -> str:
+def plan_text(plan: Plan) -> str:
     """How many cells there are of each kind."""
-    width = max((len(model) for model, _, _ in counts), default=0)
+    counts = count_by(plan.cells)
+    width = max([11, *map(len, counts)])
     lines = [f"{plan.options.title}: {len(plan.cells)} cells"]
-    lines += [
-        f"  {model or '(any model)':{max(width, 11)}}  {evaluation:16} {count:7}"
-        for model, evaluation, count in counts
-    ]
+    for model, its in counts.items():
+        words = ", ".join(f"{evaluation} {count}" for evaluation, count in its.items())
+        lines.append(f"  {model or '(any model)':{width}}  {words}")
     if plan.excluded:
         lines.append(f"{plan.excluded} cells are excluded")
     lines += [f"note: {note}" for note in plan.options.notes]
@@ -68,10 +68,15 @@ def outcome_text(directory: Path, status: StudyStatus) -> str:
 
 
 def _failures(status: StudyStatus) -> list[str]:
-    lines = [
-        f"failed: {f.configuration.model} {f.configuration.name}, {f.evaluation}: {f.error}"
-        for f in status.failures[:_FAILURES_SHOWN]
-    ]
-    if len(status.failures) > _FAILURES_SHOWN:
-        lines.append(f"... and {len(status.failures) - _FAILURES_SHOWN} more (--json has all)")
+    """Failures, those of one reason together."""
+    alike: dict[tuple[str, str], list[StudyFailure]] = {}
+    for failure in status.failures:
+        alike.setdefault((failure.configuration.model, failure.error), []).append(failure)
+    lines = []
+    for (model, error), its in list(alike.items())[:_FAILURES_SHOWN]:
+        first = f"{its[0].configuration.name}, {its[0].evaluation}"
+        what = f"{first} and {len(its) - 1} more" if len(its) > 1 else first
+        lines.append(f"failed: {f'{model} ' if model else ''}{what}: {error}")
+    if len(alike) > _FAILURES_SHOWN:
+        lines.append(f"... and {len(alike) - _FAILURES_SHOWN} more reasons (status --json has all)")
     return lines

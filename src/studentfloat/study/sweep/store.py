@@ -20,7 +20,7 @@ from studentfloat.records import (
     write_json,
     write_text_atomically,
 )
-from studentfloat.study.sweep.claims import Claims
+from studentfloat.study.sweep.claims import Claims, StoreError
 from studentfloat.study.sweep.options import StudyOptions
 from studentfloat.study.sweep.plan import PlannedCell
 from studentfloat.study.sweep.resolve import Resolution
@@ -30,10 +30,6 @@ __all__ = ["Store", "StoreError"]
 _DEATHS = 5
 """Workers that may die of one cell before it counts as failed."""
 _ABANDONED_SECONDS = 3600.0
-
-
-class StoreError(FailureError):
-    """The store cannot be written: a worker can do nothing more."""
 
 
 class Store:

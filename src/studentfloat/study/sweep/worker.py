@@ -8,46 +8,26 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from studentfloat.errors import StudentFloatError
+from studentfloat.records import StudyCell
 from studentfloat.study.provenance import machine_facts
-from studentfloat.study.sweep.claims import BEAT, PATIENCE, Claims
+from studentfloat.study.sweep.claims import Claims
 from studentfloat.study.sweep.compute import Laboratory
+from studentfloat.study.sweep.options import WorkSettings
 from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
 from studentfloat.study.sweep.store import Store, StoreError
 
-__all__ = ["WorkSettings", "Worked", "work"]
+__all__ = ["Queue", "Worked", "work"]
 
+_AS_USUAL = WorkSettings()
 _IDLE = 0.5
 _LONGEST_ERROR = 2000
-
-
-@dataclass(frozen=True)
-class WorkSettings:
-    """How a worker goes about it.
-
-    Attributes
-    ----------
-    only
-        Filters, as for :func:`~studentfloat.study.sweep.plan.make_plan`.
-    attempts
-        How often a cell may fail before it is left alone.
-    patience, beat
-        Of claims.
-    with_parent
-        Whether the worker ends when the process that started it does.
-    """
-
-    only: tuple[dict[str, Any], ...] = ()
-    attempts: int = 1
-    patience: float = PATIENCE
-    beat: float = BEAT
-    with_parent: bool = False
 
 
 @dataclass
@@ -62,11 +42,34 @@ class _Leave(BaseException):
     """Somebody wants the worker to end: not an error, and never a cell's."""
 
 
-def work(directory: Path, settings: WorkSettings = WorkSettings()) -> Worked:
+class Computes(Protocol):
+    """What a worker needs of a :class:`Laboratory`."""
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model in memory."""
+
+    def compute(self, cell: PlannedCell) -> StudyCell:
+        """What the cell holds."""
+
+    def leave(self) -> None:
+        """Forget the state that the model is in."""
+
+
+def work(
+    directory: Path,
+    settings: WorkSettings = _AS_USUAL,
+    laboratory: Callable[[Plan, Store, Claims, Callable[..., None]], Computes] = Laboratory,
+) -> Worked:
     """Compute cells of a study until none is left that nobody else computes.
 
     Any number of workers, on any number of machines, may work on one study. A cell that fails
     is recorded and the loop goes on.
+
+    Parameters
+    ----------
+    laboratory
+        Makes what computes the cells.
 
     Raises
     ------
@@ -85,7 +88,8 @@ def work(directory: Path, settings: WorkSettings = WorkSettings()) -> Worked:
             orphaned=_end_this_process if settings.with_parent else None,
         )
         with claims:
-            _Loop(plan, store, claims, settings, name).run(worked)
+            loop = _Loop(plan, store, claims, settings, name)
+            loop.run(worked, laboratory(plan, store, claims, loop.say))
     return worked
 
 
@@ -97,21 +101,22 @@ class _Loop:
     ) -> None:
         self._plan, self._store, self._claims = plan, store, claims
         self._settings, self._name = settings, name
-        self._laboratory = Laboratory(plan, store, claims, self._say)
         self._worked = Worked()
         self._queue = Queue(plan)
 
-    def run(self, worked: Worked) -> None:
+    def run(self, worked: Worked, laboratory: Computes) -> None:
         """Until nothing is left, or somebody wants the worker to end; counts in `worked`."""
-        self._worked = worked
+        self._worked, self._laboratory = worked, laboratory
         try:
-            self._say(event="began", machine=machine_facts(), threads=_threads())
+            self.say(
+                event="began", machine=machine_facts(), threads=os.environ.get("OMP_NUM_THREADS")
+            )
             self._queue.drop(self._store.done() | self._given_up(self._store.failed()))
             while (cell := self._next()) is not None:
                 self._compute(cell)
-            self._say(event="ended", **vars(self._worked))
+            self.say(event="ended", **vars(self._worked))
         except _Leave:
-            self._say(event="left", **vars(self._worked))
+            self.say(event="left", **vars(self._worked))
 
     def _next(self) -> PlannedCell | None:
         """Claim a cell; None once every cell is done or has failed."""
@@ -156,33 +161,34 @@ class _Loop:
             dead = self._claims.break_dead(cell.address)
             if dead is not None:
                 broken = True
-                self._say(event="dead", cell=cell.address, holder=vars(dead))
+                self.say(event="dead", cell=cell.address, holder=vars(dead))
                 self._store.note_death(cell)
         return broken
 
     def _compute(self, cell: PlannedCell) -> None:
         started = time.monotonic()
-        self._say(event="cell", cell=cell.address, **_described(cell))
+        self.say(event="cell", cell=cell.address, **_described(cell))
         try:
             done = self._laboratory.compute(cell)
             self._store.write_cell(done)
             self._store.forget_failures({cell.address})
             self._worked.computed += 1
             seconds = time.monotonic() - started
-            self._say(event="done", cell=cell.address, seconds=seconds, **_described(cell))
+            self.say(event="done", cell=cell.address, seconds=seconds, **_described(cell))
         except (StoreError, _Leave):
             raise
         except Exception as error:
             # Whatever it is, it is this cell's; the others must not suffer for it.
             self._store.write_failure(cell, _in_a_line(error))
             self._worked.failed += 1
-            self._say(event="failed", cell=cell.address, error=_in_a_line(error))
+            self.say(event="failed", cell=cell.address, error=_in_a_line(error))
             self._laboratory.leave()
         finally:
             self._claims.release(cell.address)
         self._queue.drop({cell.address}, begun=cell.group)
 
-    def _say(self, **what: Any) -> None:
+    def say(self, **what: Any) -> None:
+        """Add a line to the worker's log."""
         self._store.log(self._name, **what)
 
 
@@ -284,14 +290,3 @@ def _in_a_line(error: Exception) -> str:
         str(error) if isinstance(error, StudentFloatError) else f"{type(error).__name__}: {error}"
     )
     return " ".join(text.split())[:_LONGEST_ERROR]
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def only_from_json(given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The filters among settings that came as JSON, which knows no tuples."""
-    return tuple(given.get("only", ()))

@@ -1,0 +1,141 @@
+"""The table of a paper: a row for each configuration, columns for quality and each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from studentfloat.records import PairedDifference, StudyModel, StudyResult, StudyRow, TaskScore
+
+__all__ = ["latex_tables"]
+
+_SPECIAL = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+}  # fmt: skip
+
+
+def latex_tables(result: StudyResult) -> str:
+    """One ``table`` for each model, for the packages ``booktabs`` and ``amsmath``.
+
+    The best figure of a column is bold, and so is every one that no test tells from it.
+    """
+    preamble = "% \\usepackage{booktabs} in the preamble\n"
+    return preamble + "\n".join(_table(result.name, model) for model in result.models)
+
+
+class _Column:
+    """A measure: its heading, the figure of a row, and what is best."""
+
+    def __init__(
+        self,
+        heading: str,
+        value: Callable[[StudyRow], float | None],
+        show: str,
+        *,
+        measure: str = "",
+        more_is_better: bool = False,
+        original: float | None = None,
+    ) -> None:
+        self.heading, self.value, self.show = heading, value, show
+        self.measure, self.more_is_better, self.original = measure, more_is_better, original
+
+    def best(self, rows: tuple[StudyRow, ...], pairs: tuple[PairedDifference, ...]) -> set[str]:
+        """Names of the rows that are best, or not told from it."""
+        values = {r.configuration.name: v for r in rows if (v := self.value(r)) is not None}
+        if not values or not self.measure:
+            return set()
+        first = max(values, key=lambda name: values[name] * (1 if self.more_is_better else -1))
+        tied = {
+            name
+            for pair in pairs
+            if pair.measure == self.measure and not pair.significant
+            for name in (pair.first, pair.second)
+            if first in (pair.first, pair.second)
+        }
+        return {first} | tied
+
+
+def _columns(model: StudyModel) -> list[_Column]:
+    columns = [_Column("bits", lambda row: row.bits_per_weight, "{:.2f}")]
+    qualities = [row.quality for row in model.rows if row.quality is not None]
+    if any(quality.perplexity is not None for quality in qualities):
+        baseline = None if model.baseline is None else model.baseline.perplexity
+        columns.append(
+            _Column("PPL", _perplexity, "{:.2f}",
+                    original=baseline)
+        )  # fmt: skip
+    if any(quality.kl is not None for quality in qualities):
+        columns.append(_Column(r"KL ($10^{-3}$)", _kl, "{:.2f}", measure="kl", original=0.0))
+    scores = [score for row in model.rows for score in row.scores if score.primary]
+    for task, metric in dict.fromkeys((score.task, score.metric) for score in scores):
+        columns.append(_task_column(model, task, metric))
+    units = dict.fromkeys(its.unit for row in model.rows for its in row.hardware)
+    return columns + [_Column(f"area ({_escaped(u)})", _area(u), "{:.0f}") for u in units]
+
+
+def _perplexity(row: StudyRow) -> float | None:
+    return None if row.quality is None else row.quality.perplexity
+
+
+def _kl(row: StudyRow) -> float | None:
+    return None if row.quality is None or row.quality.kl is None else 1000 * row.quality.kl
+
+
+def _area(unit: str) -> Callable[[StudyRow], float | None]:
+    return lambda row: next((its.area for its in row.hardware if its.unit == unit), None)
+
+
+def _task_column(model: StudyModel, task: str, metric: str) -> _Column:
+    def find(scores: tuple[TaskScore, ...]) -> TaskScore | None:
+        return next((s for s in scores if (s.task, s.metric) == (task, metric)), None)
+
+    def value(row: StudyRow) -> float | None:
+        score = find(row.scores)
+        return None if score is None else factor * score.value
+
+    original = find(model.original_scores)
+    more = any(s.higher_is_better for row in model.rows if (s := find(row.scores)) is not None)
+    factor = 100 if more else 1
+    return _Column(
+        _escaped(task),
+        value,
+        "{:.1f}" if more else "{:.2f}",
+        measure=f"{task} {metric}",
+        more_is_better=more,
+        original=None if original is None else factor * original.value,
+    )
+
+
+def _table(name: str, model: StudyModel) -> str:
+    columns = _columns(model)
+    best = [column.best(model.rows, model.differences) for column in columns]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escaped(name)}: {_escaped(model.model)}. Bold: the best of a column, and "
+        "what no paired test tells from it.}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(["format", *(column.heading for column in columns)]) + r" \\",
+        r"\midrule",
+        " & ".join(["original", *(_figure(c.original, c.show) for c in columns)]) + r" \\",
+        r"\midrule",
+    ]
+    for row in model.rows:
+        cells = [
+            _figure(column.value(row), column.show, bold=row.configuration.name in winners)
+            for column, winners in zip(columns, best, strict=True)
+        ]
+        lines.append(" & ".join([_escaped(row.configuration.name), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _figure(value: float | None, show: str, *, bold: bool = False) -> str:
+    if value is None:
+        return "--"
+    text = show.format(value)
+    return rf"\textbf{{{text}}}" if bold else text
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(character, character) for character in text)
