@@ -18,6 +18,8 @@ HOMES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "constraints.txt": "constraints.txt",
+    "studies/paper.toml": "studies/paper.toml",
+    "studies/quick.toml": "studies/quick.toml",
 }
 PACKAGES = (
     *("studentfloat.formats", "studentfloat.statistics", "studentfloat.quantize"),
@@ -56,7 +58,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is made of the repository: its own pages, decisions, notebooks, reference."""
     made = {home: (ROOT / name).read_text(encoding="utf-8") for name, home in HOMES.items()}
-    made = {home: text if home.endswith(".txt") else _moved(text) for home, text in made.items()}
+    made = {home: _moved(text) if home.endswith(".md") else text for home, text in made.items()}
     made["decisions/index.md"] = _decisions()
     made["reference/cli.md"] = COMMAND_LINE
     made |= {f"reference/{name}.md": f"# {name}\n\n::: {name}\n" for name in PACKAGES}
