@@ -13,7 +13,8 @@ __all__ = ["DARK", "LIGHT", "SERIES", "SHAPES", "chart_config", "resolve", "styl
 
 # Series: Okabe and Ito's palette, which people with any color vision can tell apart
 # (https://jfly.uni-koeln.de/color/). Those of its colors that have less than 3:1 of contrast on
-# white (orange, yellow) are darkened there, and the two blues change places on dark paper.
+# white are darkened there (orange) or give way to a violet (yellow); the blues change places on
+# dark paper.
 LIGHT = {
     "paper": "#ffffff",
     "wash": "#f4f6f8",
@@ -29,7 +30,7 @@ LIGHT = {
     "series-4": "#c26a9b",
     "series-5": "#4d4d4d",
     "series-6": "#8c5e00",
-    "series-7": "#7a7000",
+    "series-7": "#5e3c99",
 }
 DARK = {
     "paper": "#16181b",

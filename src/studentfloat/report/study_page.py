@@ -59,8 +59,8 @@ def study_page(result: StudyResult) -> str:
     """
     open_cells = result.planned - result.done - len(result.failures)
     progress = f"{result.done} of {result.planned} cells are done"
-    progress += f", {len(result.failures)} failed" if result.failures else ""
-    progress += f", {open_cells} are open." if open_cells > 0 else "."
+    progress += f"; failed: {len(result.failures)}" if result.failures else ""
+    progress += f"; open: {open_cells}." if open_cells > 0 else "."
     return _page(result, f"Study {result.name}", progress, [])
 
 
