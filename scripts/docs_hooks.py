@@ -20,6 +20,7 @@ HOMES = {
     "constraints.txt": "constraints.txt",
     "studies/paper.toml": "studies/paper.toml",
     "studies/quick.toml": "studies/quick.toml",
+    "studies/sensitivity.toml": "studies/sensitivity.toml",
 }
 PACKAGES = (
     *("studentfloat.formats", "studentfloat.statistics", "studentfloat.quantize"),

@@ -49,6 +49,13 @@ def test_many_formats_leave_room_for_significance(rng) -> None:
     assert all(pair.significant for pair in paired_differences("x", scores))
 
 
+def test_draws_in_parts_are_the_same_draws(rng, monkeypatch) -> None:
+    scores = {name: rng.normal(size=30) for name in "abc"}
+    whole = paired_differences("x", scores, seed=2)
+    monkeypatch.setattr("studentfloat.evaluate.bootstrap._MOST_SHARES", 30 * 700)
+    assert paired_differences("x", scores, seed=2) == whole
+
+
 def test_the_same_difference_in_every_window_is_real() -> None:
     (pair,) = paired_differences("x", {"a": [1.0] * 12, "b": [2.0] * 12})
     assert pair.significant

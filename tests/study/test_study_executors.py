@@ -10,7 +10,7 @@ from shutil import which
 
 import pytest
 
-from studentfloat.errors import FailureError
+from studentfloat.errors import ConfigError, FailureError
 from studentfloat.study.sweep.drive import begin_study
 from studentfloat.study.sweep.local import LocalExecutor
 from studentfloat.study.sweep.on_slurm import SlurmExecutor
@@ -82,8 +82,16 @@ def test_where_there_is_no_slurm(tmp_path) -> None:
         SlurmExecutor(1).run(tmp_path, WorkSettings(), lambda: None)
 
 
+@pytest.mark.skipif(find_spec("submitit") is None, reason="the extra 'slurm' is not installed")
+def test_a_slurm_parameter_that_there_is_not(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="--slurm: Unknown argument 'partitoin'"):
+        SlurmExecutor(1, {"cluster": "local", "partitoin": "gpu"}).run(
+            tmp_path, WorkSettings(), lambda: None
+        )
+
+
 def test_a_worker_that_cannot_write_says_why(study, tmp_path) -> None:
     begin_study(read_study_file(study), tmp_path)
     (tmp_path / "claims").touch()  # where a directory must be
-    with pytest.raises(FailureError, match="cannot claim"):
+    with pytest.raises(FailureError, match=r"cannot read .*claims: Not a directory"):
         LocalExecutor(1).run(tmp_path, WorkSettings(), lambda: None)

@@ -67,12 +67,15 @@ def evaluate(model: str, tasks: str, data: Path | None, **options: Any) -> None:
         batch_size=options["batch_size"],
     )
     started = time.monotonic()
-    with progress_on_stderr(quiet=options["quiet"]) as progress:
-        progress(0.0, "building prompts")
-        loaded = load_tasks(wanted)
-        progress(0.0, f"finding model {model}")
-        source = find_model(model, trusted(options), packed=True)
-        scores = evaluate_model(source, loaded, progress=progress)
+    try:
+        with progress_on_stderr(quiet=options["quiet"]) as progress:
+            progress(0.0, "building prompts")
+            loaded = load_tasks(wanted)
+            progress(0.0, f"finding model {model}")
+            source = find_model(model, trusted(options), packed=True)
+            scores = evaluate_model(source, loaded, progress=progress)
+    except KeyboardInterrupt:
+        raise FailureError("interrupted: nothing is kept, the same command begins anew") from None
     result = Evaluation(
         model=model,
         scores=scores,

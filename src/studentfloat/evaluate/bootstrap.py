@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +19,8 @@ _RESAMPLES_PER_PAIR = 60
 _LEVEL = 0.05
 # Beyond this a draw's own error is nothing but rounding: it held one window only.
 _FARTHEST = 1e6
+# Numbers held at a time: thousands of items need their draws in parts.
+_MOST_SHARES = 1 << 24
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,9 +79,11 @@ def paired_differences(
     differences = np.stack([table[i] - table[j] for i, j in pairs])
     # Holm divides 5 % by the number of pairs: the least p-value must lie well below that.
     resamples = max(_LEAST_RESAMPLES, _RESAMPLES_PER_PAIR * len(pairs))
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(windows, np.full(windows, 1 / windows), size=resamples) / windows
-    tests = [_studentized(difference, draws) for difference in differences]
+    ratios = np.empty((len(pairs), resamples))
+    for part, draws in _draws(windows, resamples, seed):
+        for row, difference in zip(ratios, differences, strict=True):
+            row[part] = _studentized(difference, draws)
+    tests = [_test(*both) for both in zip(differences, ratios, strict=True)]
     adjusted = holm([p for *_, p in tests])
     return tuple(
         PairedDifference(
@@ -96,24 +100,43 @@ def paired_differences(
     )
 
 
-def _studentized(difference: Floats, draws: Floats) -> tuple[float, float, float]:
-    """Mean difference, half-width of its 95 % interval, and p-value of no difference.
+def _draws(windows: int, resamples: int, seed: int) -> Iterator[tuple[slice, Floats]]:
+    """Shares of each window in each draw, of shape ``(draws, windows)``, some draws at a time."""
+    rng = np.random.default_rng(seed)
+    size = max(1, _MOST_SHARES // windows)
+    even = np.full(windows, 1 / windows)
+    for start in range(0, resamples, size):
+        stop = min(start + size, resamples)
+        yield slice(start, stop), rng.multinomial(windows, even, size=stop - start) / windows
 
-    `difference` has shape ``(windows,)``, `draws` shape ``(resamples, windows)``, rows
-    summing to one.
+
+def _studentized(difference: Floats, draws: Floats) -> Floats:
+    """How far each draw's mean is from the measured one, in units of the draw's own error.
+
+    `difference` has shape ``(windows,)``, `draws` shape ``(draws, windows)``, rows summing to
+    one.
     """
-    windows = len(difference)
-    mean = float(difference.mean())
-    centered = difference - mean
-    error = float(np.sqrt(np.mean(centered**2) / (windows - 1)))
-    # A difference that is the same in every window has no error; it is no less real for that.
-    floor = 1e-12 * max(abs(mean), np.finfo(np.float64).tiny)
+    centered = difference - difference.mean()
     shift = draws @ centered
     variance = np.maximum(draws @ centered**2 - shift**2, 0.0)
+    floor = _least_error(difference)
     with np.errstate(over="ignore"):  # a draw of one window alone: infinitely far off
-        ratio = np.abs(shift) / np.maximum(np.sqrt(variance / (windows - 1)), floor)
+        ratio: Floats = np.abs(shift) / np.maximum(np.sqrt(variance / (len(difference) - 1)), floor)
+    return ratio
+
+
+def _least_error(difference: Floats) -> float:
+    """A difference that is the same in every window has no error; it is no less real for that."""
+    return float(1e-12 * max(abs(difference.mean()), np.finfo(np.float64).tiny))
+
+
+def _test(difference: Floats, ratio: Floats) -> tuple[float, float, float]:
+    """Mean difference, half-width of its 95 % interval, and p-value of no difference."""
+    mean = float(difference.mean())
+    error = float(np.sqrt(np.mean((difference - mean) ** 2) / (len(difference) - 1)))
+    floor = _least_error(difference)
     measured = abs(mean) / max(error, floor)
-    p_value = (int(np.count_nonzero(ratio >= measured)) + 1) / (len(draws) + 1)
+    p_value = (int(np.count_nonzero(ratio >= measured)) + 1) / (len(ratio) + 1)
     finite = np.where(ratio < _FARTHEST, ratio, 0.0).max()
     bound = min(float(np.quantile(ratio, 1 - _LEVEL, method="higher")), float(finite))
     reach = error * bound if error > floor else 0.0

@@ -63,7 +63,8 @@ LAMBADA: Rows = [
 
 BOOLQ: Rows = [
     {
-        "passage": "Rivers carry water from hills to the sea. Most of them flow all year.",
+        "passage": "Rivers carry water from hills to the sea. Most of them flow all year, fed by "
+        "springs and by rain; a few, in dry countries, are there after storms alone.",
         "question": "do most rivers flow all year",
         "label": 1,
     },

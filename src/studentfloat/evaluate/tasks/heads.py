@@ -25,7 +25,7 @@ class Head:
     Attributes
     ----------
     takes_positions
-        Whether the model is told positions; otherwise it takes them from the padding mask.
+        Whether the model can be told positions.
     note
         What a reader of scores must know; empty for nothing.
     """
@@ -44,9 +44,7 @@ class Head:
                 "given the hidden states"
             )
 
-    def logits(
-        self, rows: Tensor, columns: Tensor, **inputs: Any
-    ) -> tuple[Any, Iterator[tuple[int, Tensor]]]:
+    def logits(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Iterator[tuple[int, Tensor]]:
         """Run the model, and give the logits at some positions of the batch.
 
         Parameters
@@ -56,23 +54,20 @@ class Head:
         inputs
             Of the model: ``input_ids`` of shape ``(batch, tokens)`` and so on.
 
-        Returns
-        -------
-        output, chunks
-            What the model returned (its own logits are not to be used), and pairs of a
-            position's index and float32 logits of shape ``(positions, vocabulary)`` from
-            there on.
+        Yields
+        ------
+        start, logits
+            The index of a position, and float32 logits of shape ``(positions, vocabulary)``
+            from there on.
         """
         if self._head is None:
-            output = self._module(**inputs)
-            return output, iter([(0, output.logits[rows, columns].float())])
+            yield 0, self._module(**inputs).logits[rows, columns].float()
+            return
         if not self._is_last:
             output, _ = self._caught(rows, columns, len(rows), inputs)
-            return output, iter([(0, output.logits[0].float())] if len(rows) else [])
-        output, hidden = self._caught(rows, columns, 1, inputs)
-        return output, self._chunks(hidden)
-
-    def _chunks(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+            yield 0, output.logits[0].float()
+            return
+        _, hidden = self._caught(rows, columns, 1, inputs)
         vocabulary = int(getattr(self._module.config.get_text_config(), "vocab_size", 1 << 16))
         size = max(1, _CHUNK_BYTES // (4 * vocabulary))
         for start in range(0, len(hidden), size):
@@ -90,8 +85,7 @@ class Head:
             if not given or not isinstance(given[0], Tensor) or given[0].shape[:2] != shape:
                 return None
             caught.append(given[0][rows, columns])
-            kept = caught[0][None, :let_through] if len(rows) else given[0][:1, :1]
-            return (kept, *given[1:])
+            return (caught[0][None, :let_through], *given[1:])
 
         handle = self._head.register_forward_pre_hook(pick)
         try:

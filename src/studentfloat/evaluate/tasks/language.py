@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,11 +152,8 @@ def _quiet() -> Iterator[None]:
     datasets.disable_progress_bars()
     try:
         with quiet_logger("lm_eval"), quiet_logger("datasets"):
-            # Their loggers set levels of their own; nothing below an error passes this one.
-            logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)
             yield
     finally:
-        logging.getLogger("lm_eval.api.task").setLevel(logging.NOTSET)
         if not hidden:
             datasets.enable_progress_bars()
 

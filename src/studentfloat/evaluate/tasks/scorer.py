@@ -38,8 +38,8 @@ class StudentFloatLM(TemplateLM):  # type: ignore[misc]
     batch_size
         Items (a context with all its choices) that run at a time.
     share_prefix
-        Run what the choices of an item have in common once, and go on from its key-value
-        cache; otherwise each choice is run whole.
+        Run what the choices of an item have in common once, where the model allows it;
+        otherwise each choice is run whole.
     tick
         Called after each item.
 
@@ -62,7 +62,7 @@ class StudentFloatLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if model.kind is not ModelKind.CAUSAL:
             raise ConfigError(
-                f"{model.source.name} is a {model.kind.value}: language tasks need a causal one"
+                f"{model.source.name} is no causal language model but {model.kind.value}"
             )
         if model.tokenizer is None:
             raise DataError(f"model {model.source.name} has no tokenizer, so it can do no task")
@@ -221,6 +221,13 @@ class StudentFloatLM(TemplateLM):  # type: ignore[misc]
             raise DataError(
                 f"a continuation of {len(continuation)} tokens is longer than "
                 f"{self._model.source.name} takes: at most {self.max_length}"
+            )
+        size = getattr(self._model.module.config, "vocab_size", None)
+        if size is not None and max(*context, *continuation) >= size:
+            raise DataError(
+                f"the tokenizer of {self._model.source.name} gives token "
+                f"{max(*context, *continuation)}, but the model's vocabulary ends at {size - 1}: "
+                "they do not belong together"
             )
         # What is too long loses its beginning; the last token is only predicted.
         tokens = (context + continuation)[-(self.max_length + 1) :]

@@ -129,9 +129,7 @@ def _from_hub(name: str, path: str, split: str) -> list[dict[str, Any]]:
 
 def _check_kind(model: LoadedModel) -> None:
     if model.kind not in (ModelKind.ENCODER, ModelKind.MASKED):
-        raise ConfigError(
-            f"{model.source.name} is a {model.kind.value}: similarity of sentences needs an encoder"
-        )
+        raise ConfigError(f"{model.source.name} is no encoder of sentences but {model.kind.value}")
     if model.tokenizer is None:
         raise DataError(f"model {model.source.name} has no tokenizer, so it can read no sentence")
 

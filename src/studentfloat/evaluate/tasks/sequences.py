@@ -1,12 +1,14 @@
 """Log-likelihoods of the ends of token sequences, what they have in common computed once.
 
 An item is a few sequences (a context with each of its choices). What they begin with, the
-trunk, is run once for all of them, and their branches go on from its key-value cache. Only the
-hidden states that predict a scored token reach the output head.
+trunk, is run once for all of them: their branches stand behind it in one row, each at the
+positions that it has on its own and hidden from the others by a mask. Only the hidden states that
+predict a scored token reach the output head.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -20,14 +22,14 @@ from studentfloat.evaluate.tasks.heads import Head
 
 __all__ = ["ScoredTokens", "SequenceScorer"]
 
-# A second pass for the branches costs about as much as so many tokens.
+# A mask of its own makes attention a little slower: sharing fewer tokens gains nothing.
 _LEAST_SAVED = 8
 # Tokens in a batch, padding included, however many items that is.
 _MOST_TOKENS = 16_384
-# Attention that keeps nothing beside the cache it is handed, and takes a padding mask.
-_STATELESS = frozenset(
-    {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
-)
+# Attention that keeps no state of its own, and takes a mask of every pair of tokens.
+_TAKES_MASKS = ("eager", "sdpa")
+# What bounds how far attention looks: a mask of our own would lift that.
+_REACHES = ("sliding_window", "attention_chunk_size")
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _COARSE_TOLERANCE = 0.1
 
@@ -107,11 +109,14 @@ class SequenceScorer:
         self._head = Head(module, self._device)
         if self._head.note:
             self.notes.append(self._head.note)
-        # None until the first trunk has shown that going on from a cache gives the same.
+        # None until the first trunk has shown that sharing gives the same.
         self._shares: bool | None = None if share_prefix else False
-        attention = getattr(self._module.config, "_attn_implementation", None)
-        if share_prefix and attention not in _STATELESS:
-            self._give_up_sharing(f"its attention, {attention!r}, keeps a state of its own")
+        self._attention = getattr(self._module.config, "_attn_implementation", None)
+        self._reach = _reach(self._module.config)
+        if share_prefix and self._attention not in _TAKES_MASKS:
+            self._give_up_sharing(f"the attention {self._attention!r} takes no mask of this kind")
+        elif share_prefix and not self._head.takes_positions:
+            self._give_up_sharing("it is told no positions")
 
     def score(
         self,
@@ -151,7 +156,7 @@ class SequenceScorer:
                 (branching if tree.branching else whole).append(tree)
             left = [set(item) for item in items]
             home = {member: i for i, item in enumerate(items) for member in item}
-            for trees, run in ((branching, self._run_branching), (whole, self._run_whole)):
+            for trees, run in ((branching, self._run_packed), (whole, self._run_whole)):
                 for batch in self._batches(trees, sequences):
                     run(batch, sequences, totals, greedy)
                     for member in (m for tree in batch for m in tree.members):
@@ -167,11 +172,21 @@ class SequenceScorer:
         if all(len(i) == shared for i in inputs):
             # Choices of one token each: the same input for all, no branches.
             yield _Tree(inputs[0], tuple(item), branching=False)
-        elif self._shares and shared * (len(item) - 1) >= _LEAST_SAVED:
+        elif self._may_share(shared * (len(item) - 1), max(len(i) for i in inputs)):
             yield _Tree(inputs[0][:shared], tuple(item), branching=True)
         else:
             for index, tokens in zip(item, inputs, strict=True):
                 yield _Tree(tokens, (index,), branching=False)
+
+    def _may_share(self, saved: int, longest: int) -> bool:
+        if not self._shares or saved < _LEAST_SAVED:
+            return False
+        if longest <= self._reach:
+            return True
+        note = f"items longer than its window of {self._reach} tokens share no context"
+        if note not in self.notes:
+            self.notes.append(note)
+        return False
 
     def _batches(
         self, trees: list[_Tree], sequences: Sequence[ScoredTokens]
@@ -202,56 +217,53 @@ class SequenceScorer:
         tokens = self._padded([tree.trunk for tree in batch])
         self._run(asked, totals, greedy, input_ids=tokens, use_cache=False)
 
-    def _run_branching(
-        self, batch: list[_Tree], sequences: Sequence[ScoredTokens], totals: Tensor, greedy: Tensor
+    def _run_packed(
+        self,
+        batch: list[_Tree],
+        sequences: Sequence[ScoredTokens],
+        totals: Tensor,
+        greedy: Tensor,
     ) -> None:
-        """Trunks, padded on the left so that branches follow without a gap, then branches."""
-        longest = max(len(tree.trunk) for tree in batch)
-        on_trunks, on_branches = _Asked(), _Asked()
-        branches: list[tuple[int, tuple[int, ...]]] = []
+        """Trunk and branches in a row; each branch sees the trunk and itself."""
+        asked = _Asked()
+        rows, positions, segments = [], [], []
         for row, tree in enumerate(batch):
             length = len(tree.trunk)
-            for member in tree.members:
+            tokens, places, parts = list(tree.trunk), list(range(length)), [0] * length
+            for part, member in enumerate(tree.members, start=1):
                 sequence = sequences[member]
-                for k, target in enumerate(sequence.targets):
-                    place = sequence.first + k
-                    if place < length:
-                        on_trunks.add(row, longest - length + place, target, member)
-                    else:
-                        on_branches.add(len(branches), place - length, target, member)
-                if len(sequence.inputs) > length:
-                    branches.append((row, sequence.inputs[length:]))
-        tokens = self._padded([tree.trunk for tree in batch], left=True)
-        lengths = torch.tensor([len(tree.trunk) for tree in batch], device=self._device)
-        seen = torch.arange(longest, device=self._device) >= longest - lengths[:, None]
-        cache = self._run(
-            on_trunks,
-            totals,
-            greedy,
-            input_ids=tokens,
-            attention_mask=seen.long(),
-            position_ids=(seen.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=True,
-        )
-        rows = torch.tensor([row for row, _ in branches], device=self._device)
-        cache.batch_select_indices(rows)
-        tokens = self._padded([branch for _, branch in branches])
-        after = torch.arange(tokens.shape[1], device=self._device)
+                branch = sequence.inputs[length:]
+                for place, target in enumerate(sequence.targets, start=sequence.first):
+                    column = place if place < length else len(tokens) + place - length
+                    asked.add(row, column, target, member)
+                tokens += branch
+                places += range(length, length + len(branch))
+                parts += [part] * len(branch)
+            rows.append(tuple(tokens))
+            positions.append(tuple(places))
+            segments.append(tuple(parts))
         self._run(
-            on_branches,
+            asked,
             totals,
             greedy,
-            input_ids=tokens,
-            attention_mask=torch.cat([seen[rows].long(), torch.ones_like(tokens)], dim=1),
-            position_ids=lengths[rows, None] + after,
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=self._padded(rows),
+            position_ids=self._padded(positions),
+            attention_mask=self._tree_mask(self._padded(segments, fill=-1)),
+            use_cache=False,
         )
 
-    def _run(self, asked: _Asked, totals: Tensor, greedy: Tensor, **inputs: Any) -> Any:
-        """One pass; adds to `totals`, and gives the cache."""
-        if "position_ids" in inputs and not self._head.takes_positions:
-            del inputs["position_ids"]
+    def _tree_mask(self, segments: Tensor) -> Tensor:
+        """Who sees whom, of shape ``(batch, 1, tokens, tokens)``, as the attention wants it."""
+        tokens = segments.shape[1]
+        seen = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+        seen &= torch.ones(tokens, tokens, dtype=torch.bool, device=self._device).tril()
+        if self._attention == "sdpa":
+            return seen[:, None]
+        least = torch.finfo(self._module.dtype).min
+        return torch.zeros_like(seen, dtype=self._module.dtype).masked_fill(~seen, least)[:, None]
+
+    def _run(self, asked: _Asked, totals: Tensor, greedy: Tensor, **inputs: Any) -> None:
+        """One pass; adds to `totals`, and strikes from `greedy`."""
         rows, columns, slots, targets, owners = (
             torch.tensor(part, dtype=torch.int64, device=self._device)
             for part in (asked.rows, asked.columns, asked.slots, asked.targets, asked.owners)
@@ -259,8 +271,7 @@ class SequenceScorer:
         # Targets by slot, so that each chunk of logits is looked at once.
         order = torch.argsort(slots, stable=True)
         slots, targets, owners = slots[order], targets[order], owners[order].cpu()
-        output, chunks = self._head.logits(rows, columns, **inputs)
-        for start, logits in chunks:
+        for start, logits in self._head.logits(rows, columns, **inputs):
             low, high = torch.searchsorted(
                 slots, torch.tensor([start, start + len(logits)], device=self._device)
             ).tolist()
@@ -273,55 +284,54 @@ class SequenceScorer:
             totals.index_add_(0, owners[low:high], found.double().cpu())
             missed = (likely.indices[here] != wanted).cpu()
             greedy[owners[low:high][missed]] = False
-        return getattr(output, "past_key_values", None)
 
-    def _padded(self, rows: Sequence[tuple[int, ...]], *, left: bool = False) -> Tensor:
-        length = max(len(row) for row in rows)
-        padded = torch.zeros(len(rows), length, dtype=torch.int64)
+    def _padded(self, rows: Sequence[tuple[int, ...]], *, fill: int = 0) -> Tensor:
+        padded = torch.full((len(rows), max(len(row) for row in rows)), fill)
         for i, row in enumerate(rows):
-            start = length - len(row) if left else 0
-            padded[i, start : start + len(row)] = torch.tensor(row)
+            padded[i, : len(row)] = torch.tensor(row)
         return padded.to(self._device)
 
     def _try_sharing(
         self, sequences: Sequence[ScoredTokens], items: Sequence[Sequence[int]]
     ) -> None:
-        """Whether this model goes on from a cache, shown on the first item that would.
+        """Whether this model can share, shown on the first item that would.
 
-        Architectures differ in what their cache is; one that is read wrong would give scores
-        that are wrong but not absurd.
+        Architectures differ in what they make of positions and of masks; one that makes
+        something else of them would give scores that are wrong but not absurd.
         """
-        self._shares = True
         for item in items:
-            trees = list(self._trees(sequences, item))
-            if not trees[0].branching:
+            self._shares = True
+            packed = list(self._trees(sequences, item))
+            self._shares = None
+            if not packed[0].branching:
                 continue
-            found = []
-            self._shares = False
-            for run, parts in (
-                (self._run_branching, trees),
-                (self._run_whole, list(self._trees(sequences, item))),
-            ):
-                totals = torch.zeros(len(sequences), dtype=torch.float64)
-                greedy = torch.ones(len(sequences), dtype=torch.bool)
-                try:
-                    run(parts, sequences, totals, greedy)
-                except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
-                    if run == self._run_whole:
-                        raise
-                    self._give_up_sharing("it has no key-value cache that can be divided")
-                    return
-                found.append(totals[list(item)])
-            shared, plain = found
+            whole = [_Tree(sequences[i].inputs, (i,), branching=False) for i in item]
+            plain = self._tried(self._run_whole, whole, sequences)
+            try:
+                shared = self._tried(self._run_packed, packed, sequences)
+            except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                self._give_up_sharing(f"it takes no mask of this kind ({type(error).__name__})")
+                return
+            chosen = list(item)
+            self._check_finite(plain[chosen])
             tolerance = _TOLERANCE.get(self._module.dtype, _COARSE_TOLERANCE)
             tokens = torch.tensor([1.0 + len(sequences[i].targets) for i in item])
-            if not bool(((shared - plain).abs() <= tolerance * tokens).all()):
-                self._check_finite(plain)
-                self._give_up_sharing("going on from its key-value cache gives other scores")
-                return
-            self._shares = True
+            difference = (shared[chosen] - plain[chosen]).abs()
+            if bool((difference <= tolerance * tokens).all()):
+                self._shares = True
+            else:
+                self._give_up_sharing("sharing it gives other scores")
             return
-        self._shares = None
+
+    def _tried(
+        self,
+        run: Callable[..., None],
+        trees: list[_Tree],
+        sequences: Sequence[ScoredTokens],
+    ) -> Tensor:
+        totals = torch.zeros(len(sequences), dtype=torch.float64)
+        run(trees, sequences, totals, torch.ones(len(sequences), dtype=torch.bool))
+        return totals
 
     def _give_up_sharing(self, reason: str) -> None:
         self._shares = False
@@ -342,7 +352,11 @@ def _common_length(sequences: Sequence[tuple[int, ...]]) -> int:
 
 def _tokens(tree: _Tree, sequences: Sequence[ScoredTokens]) -> int:
     """Tokens that a tree takes in a batch."""
-    if not tree.branching:
-        return len(tree.trunk)
-    longest = max(len(sequences[member].inputs) for member in tree.members)
-    return len(tree.trunk) + (longest - len(tree.trunk)) * len(tree.members)
+    length = len(tree.trunk)
+    return length + sum(len(sequences[member].inputs) - length for member in tree.members)
+
+
+def _reach(config: Any) -> int:
+    """How far back attention looks, where that is bounded."""
+    bounds = (getattr(config.get_text_config(), name, None) for name in _REACHES)
+    return min((bound for bound in bounds if bound), default=sys.maxsize)

@@ -174,6 +174,8 @@ class Claims:
             return {e.name for e in os.scandir(self.directory) if not e.name.startswith(".")}
         except FileNotFoundError:
             return set()
+        except OSError as error:
+            raise StoreError(f"cannot read {self.directory}: {error.strerror}") from error
 
     def holder(self, name: str) -> Holder | None:
         """Who holds a claim; None if nobody does."""

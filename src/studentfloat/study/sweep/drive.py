@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,12 +129,31 @@ def run_study(
             patience=settings.work.patience,
             beat=settings.work.beat,
         )
-        settings.executor.run(directory, work, watch)
+        with _interrupted_by_sigterm():
+            settings.executor.run(directory, work, watch)
         status = study_status(plan, store)
     if status.done == status.planned and not settings.only:
         shutil.rmtree(store.shared, ignore_errors=True)
     progress(status.share, _said(status))
     return status
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """A driver that is told to end lets its workers give their claims back, as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_open(status: StudyStatus, plan: Plan, store: Store, settings: RunSettings) -> bool:

@@ -14,6 +14,7 @@ from studentfloat.study.sweep.options import WorkSettings
 __all__ = ["SlurmExecutor"]
 
 _POLL = 1.0
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class SlurmExecutor:
         parameters: dict[str, Any] = {
             key: int(value) if value.isdigit() else value for key, value in self.parameters.items()
         }
-        cluster = parameters.pop("cluster", None)
+        # Left to itself submitit runs jobs on this machine where it finds no Slurm.
+        cluster = parameters.pop("cluster", "slurm")
         try:
             executor = submitit.AutoExecutor(folder=directory / "log" / "slurm", cluster=cluster)
             executor.update_parameters(
@@ -62,7 +64,8 @@ class SlurmExecutor:
         except (RuntimeError, OSError) as error:
             raise FailureError(f"cannot submit to Slurm: {error}") from error
         except (NameError, TypeError, ValueError) as error:
-            raise ConfigError(f"--slurm: {error}") from error
+            words = " ".join(str(error).split())[:_LONGEST]
+            raise ConfigError(f"--slurm: {words}") from error
         _wait(jobs, watch)
 
 
