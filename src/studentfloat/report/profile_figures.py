@@ -12,6 +12,7 @@ from studentfloat.report.palette import SERIES
 __all__ = ["profile_figures"]
 
 _GREY = "var(--faint)"
+_WIDE = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 _LAWS = {
     "student_t": ("Student's t", SERIES[0]),
     "normal": ("normal", SERIES[1]),
@@ -141,7 +142,7 @@ def _distances(alt: Any, fitted: list[TensorProfile]) -> Figure:
                 "best:N",
             ],
         ),
-    ).properties(width=440, height=360)
+    ).properties(height=360, **_WIDE)
     return Figure(
         "distances",
         "Student's t against the normal law",
@@ -181,7 +182,7 @@ def _densities(alt: Any, fitted: list[TensorProfile]) -> Figure:
         "The numbers and the laws",
         f"Density on a logarithmic axis, where tails show; {len(drawn)} of {len(fitted)} tensors "
         "can be chosen.",
-        chart.properties(width=560, height=340).to_dict(),
+        chart.properties(height=340, **_WIDE).to_dict(),
     )
 
 
@@ -267,5 +268,5 @@ def _quantiles(alt: Any, fitted: list[TensorProfile]) -> Figure:
         "Quantile against quantile",
         "On the dashed line the law is right. In units of the root mean square, from the "
         "millionth to the last millionth where there are as many numbers.",
-        alt.layer(line, dots).add_params(pick).properties(width=440, height=360).to_dict(),
+        alt.layer(line, dots).add_params(pick).properties(height=360, **_WIDE).to_dict(),
     )
