@@ -8,8 +8,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studentfloat.errors import ConfigError, FailureError, ModelError
-from studentfloat.models import ModelKind, Trust, find_model, load_model
+from studentfloat.models import (
+    ModelKind,
+    Trust,
+    find_model,
+    load_model,
+    quantize_checkpoint,
+)
 from studentfloat.models.cache import build_once
+from studentfloat.quantize import Scheme
 from tests import tiny
 
 
@@ -100,6 +107,23 @@ def test_a_quantized_checkpoint_is_refused(llama_directory) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"quantized already.*gptq"):
         find_model(str(llama_directory))
+
+
+def test_a_packed_model_is_taken_where_that_is_asked_for(tmp_path) -> None:
+    source = find_model(str(tiny.save(tiny.llama, tmp_path / "dense")))
+    scheme = Scheme("sf4", block_size=16, scale_dtype="bfloat16")
+    quantize_checkpoint(source, scheme, tmp_path / "packed")
+    assert not source.is_packed
+    with pytest.raises(ModelError, match=r"quantized already \(by studentfloat\)"):
+        find_model(str(tmp_path / "packed"))
+    packed = find_model(str(tmp_path / "packed"), packed=True)
+    assert packed.is_packed
+    assert packed.description == "packed model packed"
+    assert load_model(packed).kind is ModelKind.CAUSAL
+    (shard,) = packed.weight_files
+    shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(ModelError, match=shard.name):
+        find_model(str(tmp_path / "packed"), packed=True)
 
 
 def test_kinds(tmp_path) -> None:

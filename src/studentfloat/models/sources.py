@@ -146,6 +146,7 @@ def find_model(name: str, trust: Trust = Trust(), *, packed: bool = False) -> Mo
 def _checked_packed(source: ModelSource) -> ModelSource:
     from studentfloat.models.packed_files import PackedCheckpoint
 
+    _check_weights(source)
     PackedCheckpoint.open(source.directory)
     return replace(source, description=f"packed model {source.directory.name}")
 

@@ -26,6 +26,9 @@ __all__ = ["ScoredTokens", "SequenceScorer"]
 _LEAST_SAVED = 8
 # Tokens in a batch, padding included, however many items that is.
 _MOST_TOKENS = 16_384
+# Once a batch has so many tokens, what would be mostly padding in it waits for the next.
+_ENOUGH_TOKENS = 256
+_LEAST_FILLED = 0.9
 # Attention that keeps no state of its own, and takes a mask of every pair of tokens.
 _TAKES_MASKS = ("eager", "sdpa")
 # What bounds how far attention looks: a mask of our own would lift that.
@@ -195,9 +198,11 @@ class SequenceScorer:
         waiting = sorted(trees, key=lambda t: -_tokens(t, sequences))
         batch: list[_Tree] = []
         for tree in waiting:
-            most = _tokens(batch[0], sequences) if batch else 0
+            own = _tokens(tree, sequences)
+            most = _tokens(batch[0], sequences) if batch else own
             full = len(batch) == self._batch_size or (len(batch) + 1) * most > _MOST_TOKENS
-            if batch and full:
+            loose = own < _LEAST_FILLED * most and len(batch) * most >= _ENOUGH_TOKENS
+            if batch and (full or loose):
                 yield batch
                 batch = []
             batch.append(tree)
