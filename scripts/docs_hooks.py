@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,22 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-# Where files outside of docs/ stand in the site.
+DOCS = ROOT / "docs"
+# The repository's own pages, and where they stand in the site.
 HOMES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "constraints.txt": "constraints.txt",
-    "studies/paper.toml": "studies/paper.toml",
-    "studies/quick.toml": "studies/quick.toml",
-    "studies/sensitivity.toml": "studies/sensitivity.toml",
 }
 PACKAGES = (
     *("studentfloat.formats", "studentfloat.statistics", "studentfloat.quantize"),
     *("studentfloat.kernels", "studentfloat.models", "studentfloat.models.exchange"),
-    *("studentfloat.evaluate", "studentfloat.hardware", "studentfloat.study"),
+    *(
+        "studentfloat.evaluate",
+        "studentfloat.evaluate.tasks",
+        "studentfloat.hardware",
+        "studentfloat.study",
+    ),
     *("studentfloat.report", "studentfloat.records", "studentfloat.errors"),
 )
 COMMAND_LINE = """# Command line
@@ -41,6 +44,7 @@ done, 1 failed, 2 misuse, 3 a study of which some cells failed.
     :style: table
     :list_subcommands: false
 """
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)")
 _FETCHED = re.compile(r'<(?:script|link|img|iframe)\b(?![^>]*rel="canonical")[^>]*'
                       r'(?:src|href)="(?:https?:)?//')  # fmt: skip
 
@@ -58,25 +62,24 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is made of the repository: its own pages, decisions, notebooks, reference."""
-    made = {home: (ROOT / name).read_text(encoding="utf-8") for name, home in HOMES.items()}
-    made = {home: _moved(text) if home.endswith(".md") else text for home, text in made.items()}
+    made = {home: _linked((ROOT / name).read_text(encoding="utf-8"), ROOT, home)
+            for name, home in HOMES.items()}  # fmt: skip
     made["decisions/index.md"] = _decisions()
     made["reference/cli.md"] = COMMAND_LINE
     made |= {f"reference/{name}.md": f"# {name}\n\n::: {name}\n" for name in PACKAGES}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         made[f"notebooks/{path.stem}.md"] = _notebook(path)
+    for path in _sources():
+        made[_home(path)] = path.read_text(encoding="utf-8")
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links from docs/ to the repository's own pages lead to where those are in the site."""
-    up = "../" * page.file.src_uri.count("/")
-    for name, home in HOMES.items():
-        markdown = markdown.replace(f"]({up}../{name})", f"]({up}{home})")
-    return re.sub(rf"\]\({re.escape(up)}\.\./notebooks/([\w-]+)\.ipynb\)",
-                  rf"]({up}notebooks/\1.md)", markdown)  # fmt: skip
+    """Links out of docs/ lead to where those files are in the site."""
+    path = DOCS / page.file.src_uri
+    return _linked(markdown, path.parent, page.file.src_uri) if path.is_file() else markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -91,13 +94,35 @@ def on_post_build(config: MkDocsConfig) -> None:
             raise PluginError(f"{path} is not self-contained: {found[0]}")
 
 
-def _moved(text: str) -> str:
-    """The links of a page at the root, as the site has them."""
-    text = text.replace("](docs/decisions)", "](decisions/index.md)").replace("](docs/", "](")
-    text = re.sub(r"\]\(notebooks/([\w-]+)\.ipynb\)", r"](notebooks/\1.md)", text)
-    for name, home in HOMES.items():
-        text = text.replace(f"]({name})", f"]({home})")
-    return text
+def _linked(text: str, base: Path, page: str) -> str:
+    """The links of a page that lies in `base`, as they are from its place in the site."""
+
+    def moved(match: re.Match[str]) -> str:
+        path = (base / match[1]).resolve()
+        if not path.exists() or (path.is_relative_to(DOCS) and base != ROOT):
+            return match[0]  # one within docs/, or one that the strict build complains of
+        return f"]({os.path.relpath(_home(path), Path(page).parent)}{match[2] or ''})"
+
+    return _LINK.sub(moved, text)
+
+
+def _home(path: Path) -> str:
+    """Where a file of the repository is in the site."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.is_relative_to(DOCS):
+        inside = path.relative_to(DOCS).as_posix()
+        return f"{inside}/index.md" if path.is_dir() else inside
+    if path.suffix == ".ipynb":
+        return f"notebooks/{path.stem}.md"
+    return HOMES.get(name, f"source/{name}.txt")
+
+
+def _sources() -> list[Path]:
+    """Files that pages link to and that have no page: they go along as plain text."""
+    pages = [*DOCS.rglob("*.md"), *(ROOT / name for name in HOMES)]
+    linked = {(page.parent / match[1]).resolve() for page in pages
+              for match in _LINK.finditer(page.read_text(encoding="utf-8"))}  # fmt: skip
+    return sorted(path for path in linked if path.is_file() and _home(path).startswith("source/"))
 
 
 def _decisions() -> str:
