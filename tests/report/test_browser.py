@@ -299,15 +299,18 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, page_file: Path, sche
     opened.context.close()
 
 
-def test_a_study_with_nothing_done_yet_is_a_page_too(browser: Any, tmp_path: Path) -> None:
-    path = tmp_path / "empty.html"
-    result = study()
-    path.write_text(study_page(replace(result, models=(), done=0)), encoding="utf-8")
+def test_a_study_whose_rows_are_not_there_yet_is_a_page_too(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "begun.html"
+    result = study(("small",))
+    laws_alone = replace(result.models[0], rows=(), differences=(), original_scores=())
+    path.write_text(study_page(replace(result, models=(laws_alone,), done=1)), encoding="utf-8")
     context = browser.new_context(offline=True)
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(path.as_uri())
+    page.wait_for_selector(".chart svg")
     assert "No row has results yet" in page.locator("main").inner_text()
+    assert "Degrees of freedom by layer" in page.locator("main").inner_text()
     assert said == []
     context.close()

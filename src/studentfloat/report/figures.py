@@ -8,12 +8,14 @@ static figure comes from the same specification.
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import FailureError, MissingDependencyError
+from studentfloat.records import write_text_atomically
 from studentfloat.report.palette import LIGHT, chart_config, resolve
 
 __all__ = ["Figure", "altair", "fill", "inline", "save_figures"]
@@ -105,17 +107,24 @@ def save_figures(figures: Sequence[Figure], directory: Path) -> list[Path]:
     for figure in figures:
         spec = _static(figure.described)
         svg, png = directory / f"{figure.key}.svg", directory / f"{figure.key}.png"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            words = html.escape(spec["description"], quote=True)
-            drawn = vl_convert.vegalite_to_svg(spec)
-            drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
-            svg.write_text(drawn, encoding="utf-8")
-            png.write_bytes(vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
-        except OSError as error:
-            raise FailureError(f"cannot write {svg}: {error.strerror}") from error
+        words = html.escape(spec["description"], quote=True)
+        drawn = vl_convert.vegalite_to_svg(spec)
+        drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
+        write_text_atomically(svg, drawn)
+        _write_bytes(png, vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
         written += [svg, png]
     return written
+
+
+def _write_bytes(target: Path, data: bytes) -> None:
+    """Whole or not at all, as :func:`~studentfloat.records.write_text_atomically`."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _static(spec: dict[str, Any]) -> dict[str, Any]:
