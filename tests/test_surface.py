@@ -50,8 +50,9 @@ SURFACE = {
         *("hardware_is_installed", "read_study"),
     ],
     "studentfloat.report": [
-        *("comparison_page", "comparison_rows", "print_comparison"),
-        *("print_profiles", "profile_page", "summary_rows"),
+        *("Figure", "comparison_page", "comparison_rows", "print_comparison"),
+        *("print_profiles", "profile_page", "save_figures", "study_figures", "study_page"),
+        "summary_rows",
     ],
 }
 

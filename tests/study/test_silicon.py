@@ -113,7 +113,7 @@ def test_it_is_shown(comparison) -> None:
         names = {name for row in shown for name in row if name.startswith(("sf3", "int3"))}
         assert names == {"sf3 (8-bit)", "sf3@signed-absmax (8-bit)", "int3"}
     assert "Frontier of kl against area:" in text
-    assert 'data-figure="figure-frontiers"' in comparison_page(comparison)
+    assert 'data-figure="figure-breakdown"' in comparison_page(comparison)
 
 
 def test_it_survives_json(comparison) -> None:

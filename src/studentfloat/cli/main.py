@@ -30,6 +30,7 @@ _COMMANDS = {
     "profile": "Which law do a model's weights and activations follow?",
     "derive": "The format that follows from a profile.",
     "study": "Many models, formats, methods and tasks: a sweep that cannot be lost.",
+    "report": "One page of what a study or a comparison found.",
 }
 
 _INTERRUPTED = 1

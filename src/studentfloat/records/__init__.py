@@ -5,6 +5,7 @@ readers refuse a kind or version that they do not know.
 """
 
 from studentfloat.records.comparison import (
+    AreaBreakdown,
     Baseline,
     Comparison,
     FormatHardware,
@@ -51,6 +52,7 @@ from studentfloat.records.tensors import (
 )
 
 __all__ = [
+    "AreaBreakdown",
     "Baseline",
     "Comparison",
     "Evaluation",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from studentfloat.records.tensors import SkippedTensor, TensorError, TensorQuantization
 
 __all__ = [
+    "AreaBreakdown",
     "Baseline",
     "Comparison",
     "FormatHardware",
@@ -191,6 +192,20 @@ class Frontier:
 
 
 @dataclass(frozen=True)
+class AreaBreakdown:
+    """Where a unit's area goes, in the unit's area unit.
+
+    Measured with the boundaries between the parts kept during synthesis, which costs some area:
+    the parts add up to a little more than the whole.
+    """
+
+    decoder: float
+    multiplier: float
+    adder: float
+    register: float
+
+
+@dataclass(frozen=True)
 class FormatHardware:
     """What a multiply-accumulate unit of one row's format costs in silicon.
 
@@ -212,6 +227,8 @@ class FormatHardware:
         On the pairs of codes that meet in real layers, and in which.
     proved
         Whether Verilog and netlist were shown equal to the format's values.
+    area_breakdown
+        By part of the unit, None where it was not taken.
     """
 
     name: str
@@ -228,6 +245,7 @@ class FormatHardware:
     energy_spread_fj: float | None = None
     energy_real_fj: float | None = None
     codes: str | None = None
+    area_breakdown: AreaBreakdown | None = None
 
 
 @dataclass(frozen=True)

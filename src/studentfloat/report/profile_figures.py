@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from studentfloat.errors import MissingDependencyError
 from studentfloat.records import LawFit, Profile, TensorProfile
-from studentfloat.report.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, Figure
+from studentfloat.report.figures import Figure, altair
+from studentfloat.report.palette import SERIES
 
 __all__ = ["profile_figures"]
 
+_GREY = "var(--faint)"
+_WIDE = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 _LAWS = {
-    "student_t": ("Student's t", BLUE),
-    "normal": ("normal", VERMILION),
-    "laplace": ("Laplace", GREEN),
-    "generalized_normal": ("generalized normal", "#CC79A7"),
-    "logistic": ("logistic", ORANGE),
+    "student_t": ("Student's t", SERIES[0]),
+    "normal": ("normal", SERIES[1]),
+    "laplace": ("Laplace", SERIES[2]),
+    "generalized_normal": ("generalized normal", SERIES[3]),
+    "logistic": ("logistic", SERIES[5]),
 }
 _MOST_DRAWN = 48
 _CELLS_JOINED = 8
@@ -25,11 +27,7 @@ _LARGEST_NU_DRAWN = 100.0
 
 def profile_figures(profile: Profile) -> list[Figure]:
     """All figures that the profile has the numbers for."""
-    try:
-        import altair as alt
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError.for_extra("altair", "report") from error
-    alt.data_transformers.disable_max_rows()
+    alt = altair()
     fitted = [tensor for tensor in profile.tensors if tensor.laws is not None]
     fitted.sort(key=lambda tensor: tensor.part != "linear")  # the first is shown first
     if not fitted:
@@ -89,7 +87,7 @@ def _degrees_by_layer(alt: Any, fitted: list[TensorProfile]) -> Figure:
             y=alt.Y(
                 "ν:Q", scale=alt.Scale(type="log"), title="degrees of freedom (100: more, or ∞)"
             ),
-            color=alt.Color("kind of layer:N", sort=None, scale=alt.Scale(scheme="tableau10")),
+            color=alt.Color("kind of layer:N", sort=None, scale=alt.Scale(range=SERIES)),
             opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
             tooltip=["tensor:N", "exact:N", "interval:N"],
         )
@@ -127,14 +125,14 @@ def _distances(alt: Any, fitted: list[TensorProfile]) -> Figure:
     scale = alt.Scale(type="log", domain=[start, end])
     diagonal = alt.Chart(
         alt.Data(values=[{"t": start, "normal": start}, {"t": end, "normal": end}])
-    ).mark_line(color=GREY, strokeDash=[4, 3])
+    ).mark_line(color=_GREY, strokeDash=[4, 3])
     dots = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=38, opacity=0.75)
     chart = alt.layer(
         diagonal.encode(x=alt.X("normal:Q", scale=scale), y=alt.Y("t:Q", scale=scale)),
         dots.encode(
             x=alt.X("normal:Q", scale=scale, title="KS distance to the normal law"),
             y=alt.Y("t:Q", scale=scale, title="KS distance to Student's t"),
-            color=alt.Color("kind of layer:N", sort=None, scale=alt.Scale(scheme="tableau10")),
+            color=alt.Color("kind of layer:N", sort=None, scale=alt.Scale(range=SERIES)),
             shape=alt.Shape("of:N", title=None),
             tooltip=[
                 "tensor:N",
@@ -144,7 +142,7 @@ def _distances(alt: Any, fitted: list[TensorProfile]) -> Figure:
                 "best:N",
             ],
         ),
-    ).properties(width=440, height=360)
+    ).properties(height=360, **_WIDE)
     return Figure(
         "distances",
         "Student's t against the normal law",
@@ -167,7 +165,7 @@ def _densities(alt: Any, fitted: list[TensorProfile]) -> Figure:
         rows += _density_rows(tensor)
     colors = alt.Scale(
         domain=["the numbers", *(name for name, _ in _LAWS.values())],
-        range=[GREY, *(color for _, color in _LAWS.values())],
+        range=[_GREY, *(color for _, color in _LAWS.values())],
     )
     pick = _picker(alt, [tensor.name for tensor in drawn])
     base = alt.Chart(alt.Data(values=rows)).transform_filter("datum.tensor == tensor")
@@ -184,7 +182,7 @@ def _densities(alt: Any, fitted: list[TensorProfile]) -> Figure:
         "The numbers and the laws",
         f"Density on a logarithmic axis, where tails show; {len(drawn)} of {len(fitted)} tensors "
         "can be chosen.",
-        chart.properties(width=560, height=340).to_dict(),
+        chart.properties(height=340, **_WIDE).to_dict(),
     )
 
 
@@ -258,17 +256,17 @@ def _quantiles(alt: Any, fitted: list[TensorProfile]) -> Figure:
             ]
     pick = _picker(alt, [tensor.name for tensor in drawn])
     base = alt.Chart(alt.Data(values=rows)).transform_filter("datum.tensor == tensor")
-    colors = alt.Scale(domain=["Student's t", "normal"], range=[BLUE, VERMILION])
+    colors = alt.Scale(domain=["Student's t", "normal"], range=[SERIES[0], SERIES[1]])
     dots = base.mark_point(filled=True, size=22).encode(
         x=alt.X("expected:Q", title="quantile of the law"),
         y=alt.Y("found:Q", title="quantile of the numbers"),
         color=alt.Color("law:N", scale=colors, title=None),
     )
-    line = base.mark_line(color=GREY, strokeDash=[4, 3]).encode(x="found:Q", y="found:Q")
+    line = base.mark_line(color=_GREY, strokeDash=[4, 3]).encode(x="found:Q", y="found:Q")
     return Figure(
         "quantiles",
         "Quantile against quantile",
         "On the dashed line the law is right. In units of the root mean square, from the "
         "millionth to the last millionth where there are as many numbers.",
-        alt.layer(line, dots).add_params(pick).properties(width=440, height=360).to_dict(),
+        alt.layer(line, dots).add_params(pick).properties(height=360, **_WIDE).to_dict(),
     )

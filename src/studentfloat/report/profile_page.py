@@ -6,8 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from studentfloat.records import Profile
-from studentfloat.report.figures import Figure
-from studentfloat.report.page import page, table
+from studentfloat.report.page import definitions, figure_html, page, table
 from studentfloat.report.profile_figures import profile_figures
 from studentfloat.report.profile_table import profile_notes, role_rows, summary_rows
 
@@ -37,9 +36,9 @@ def profile_page(profiles: Sequence[Profile], not_run: Mapping[str, str]) -> str
     for line in profile_notes(profiles, not_run):
         caution = ' class="caution"' if line.startswith("Caution") else ""
         before.append(f"<p{caution}>{html.escape(line)}</p>")
-    figures: list[Figure] = profile_figures(profiles[0]) if profiles else []
+    figures = [figure_html(f) for f in profile_figures(profiles[0])] if profiles else []
     after = [part for profile in profiles for part in _provenance(profile)]
-    return page(f"studentfloat: {title}", before, figures, after)
+    return page(f"studentfloat: {title}", [*before, *figures, *after])
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:
@@ -55,8 +54,4 @@ def _provenance(profile: Profile) -> list[str]:
         "machine": ", ".join(str(v) for v in profile.machine.values()),
         "not profiled": f"{len(profile.skipped)} vectors and tensors of other types",
     }
-    items = "".join(
-        f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>"
-        for key, value in entries.items()
-    )
-    return [f"<h2>Provenance: {html.escape(profile.model)}</h2>", f"<dl>{items}</dl>"]
+    return [f"<h2>Provenance: {html.escape(profile.model)}</h2>", definitions(entries)]

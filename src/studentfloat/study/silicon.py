@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from studentfloat.errors import MissingDependencyError, StudentFloatError
 from studentfloat.formats import Format
-from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier
+from studentfloat.records import (
+    AreaBreakdown,
+    Comparison,
+    FormatHardware,
+    FormatQuality,
+    Frontier,
+)
 from studentfloat.study.code_pairs import CodePairs
 from studentfloat.study.pareto import Candidate, frontier
+
+if TYPE_CHECKING:
+    from studentfloat.hardware.records import HardwareCost, HardwareTable
 
 __all__ = [
     "HardwareOptions",
     "check_hardware",
+    "format_hardware",
     "hardware_is_installed",
     "with_frontiers",
     "with_hardware",
@@ -125,25 +136,30 @@ def _costed(
         codes=codes.codes,
         progress=progress,
     )
-    return {
-        name: FormatHardware(
-            name=name,
-            unit=table.unit,
-            library=table.library,
-            lookup_bits=row.lookup_bits,
-            area=row.area,
-            area_unit=row.area_unit,
-            area_spread=row.area_spread,
-            area_relative_to_int4=row.area_relative_to_int4,
-            delay_ns=row.delay_ns,
-            energy_fj=row.energy_fj,
-            energy_spread_fj=row.energy_spread_fj,
-            energy_real_fj=row.energy_real_fj,
-            codes=None if row.energy_real_fj is None else table.codes,
-            proved=row.proved,
-        )
-        for (name, _), row in zip(formats, table.formats, strict=True)
-    }
+    rows = zip(formats, table.formats, strict=True)
+    return {name: format_hardware(name, table, row) for (name, _), row in rows}
+
+
+def format_hardware(name: str, table: HardwareTable, row: HardwareCost) -> FormatHardware:
+    """What one row of a hardware table says of the format of a row called `name`."""
+    split = row.area_split
+    return FormatHardware(
+        name=name,
+        unit=table.unit,
+        library=table.library,
+        lookup_bits=row.lookup_bits,
+        area=row.area,
+        area_unit=row.area_unit,
+        area_spread=row.area_spread,
+        area_relative_to_int4=row.area_relative_to_int4,
+        delay_ns=row.delay_ns,
+        energy_fj=row.energy_fj,
+        energy_spread_fj=row.energy_spread_fj,
+        energy_real_fj=row.energy_real_fj,
+        codes=None if row.energy_real_fj is None else table.codes,
+        proved=row.proved,
+        area_breakdown=None if split is None else AreaBreakdown(**asdict(split)),
+    )
 
 
 def _buildable(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from studentfloat.errors import DataError, ModelError
 from studentfloat.models import find_model
-from studentfloat.records import FormatHardware, LayerLaw, StudyCell
+from studentfloat.records import LayerLaw, StudyCell
 from studentfloat.study.bench import Bench, Quantized, baseline_of, quality_row
+from studentfloat.study.silicon import format_hardware
 from studentfloat.study.sweep.claims import Claims
 from studentfloat.study.sweep.options import StudyOptions
 from studentfloat.study.sweep.plan import (
@@ -234,20 +235,7 @@ class Laboratory:
             address=cell.address,
             configuration=cell.configuration,
             evaluation=HARDWARE,
-            hardware=FormatHardware(
-                name=cell.format.name,
-                unit=table.unit,
-                library=table.library,
-                lookup_bits=row.lookup_bits,
-                area=row.area,
-                area_unit=row.area_unit,
-                area_spread=row.area_spread,
-                area_relative_to_int4=row.area_relative_to_int4,
-                delay_ns=row.delay_ns,
-                energy_fj=row.energy_fj,
-                energy_spread_fj=row.energy_spread_fj,
-                proved=row.proved,
-            ),
+            hardware=format_hardware(cell.format.name, table, row),
             versions=self._plan.resolution.hardware_versions,
         )
 
