@@ -4,7 +4,7 @@
 
 The embedded model, one sequence, greedy. The contestants take turns within one process, and
 the figure of each is the median over rounds; the ratio is what counts, since the machine's speed
-drifts.
+drifts. ``--profile`` says instead where the time of a token goes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="the main thread's processor time a token, by module, of the packed bfloat16 model",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     source = find_model("smollm2-135m")
@@ -39,8 +45,11 @@ def main() -> None:
         scheme = Scheme(options.format, 64, scale_dtype="bfloat16")
         quantize_checkpoint(source, scheme, packed)
         quantize_checkpoint(source, scheme, whole, head=True)
-        contestants = load(source.directory, packed, whole)
         prompt = torch.randint(0, 40000, (1, 32), generator=torch.Generator().manual_seed(0))
+        if options.profile:
+            profile(whole, prompt, options.tokens, options.rounds)
+            return
+        contestants = load(source.directory, packed, whole)
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(options.rounds + 1):
             for name, model in contestants.items():
@@ -98,6 +107,68 @@ def run(model: Any, prompt: torch.Tensor, tokens: int) -> float:
             pad_token_id=0,
         )
     return time.perf_counter() - started
+
+
+class Meter:
+    """Time by name; what is metered inside something else does not count there."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._inside = [0.0]
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def metered(*args: Any, **kwargs: Any) -> Any:
+            self._inside.append(0.0)
+            started = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = time.thread_time() - started
+                self.seconds[name] += took - self._inside.pop()
+                self.calls[name] += 1
+                self._inside[-1] += took
+
+        return metered
+
+
+class MeteredMatrix:
+    """A compiled matrix whose products are metered."""
+
+    def __init__(self, matrix: Any, meter: Meter) -> None:
+        self._matrix = matrix
+        self.multiply = meter.wrap("compiled product", matrix.multiply)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._matrix, name)
+
+
+def profile(directory: Path, prompt: torch.Tensor, tokens: int, rounds: int) -> None:
+    """Print which modules take the time, each without those inside it."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
+    run(model, prompt, tokens)
+    started = time.thread_time()
+    run(model, prompt, tokens)
+    print(f"unmetered {(time.thread_time() - started) / tokens * 1e3:.1f} ms a token")
+    meter = Meter()
+    for module in model.modules():
+        module.forward = meter.wrap(type(module).__name__, module.forward)
+        matrix = module.__dict__.get("_matrix")
+        if matrix is not None:
+            matrix._native = MeteredMatrix(matrix._native, meter)
+    everything = meter.wrap("generate, outside the model", run)
+    for _ in range(rounds):
+        everything(model, prompt, tokens)
+    total = sum(meter.seconds.values())
+    print(f"{tokens} tokens, {torch.get_num_threads()} threads, {rounds} rounds")
+    for name, seconds in meter.seconds.most_common():
+        each = tokens * rounds
+        print(
+            f"{name:28} {seconds / each * 1e3:7.2f} ms a token  {seconds / total:6.1%}  "
+            f"{meter.calls[name] / each:6.1f} calls"
+        )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from llamacpp import TYPES as LLAMA_CPP_TYPES
+from llamacpp import Product as LlamaCppProduct
+from llamacpp import instruction_sets as llama_cpp_instruction_sets
 from torch import Tensor
 
 from studentfloat.formats import get_format
@@ -79,16 +82,22 @@ def ours(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
     short = x.bfloat16()
     # Each begins at another copy, so that none finds what the one before has fetched.
     second, third = count // 3, 2 * count // 3
-    yield "ours, int8", lambda i: matrices[i % count].matmul(x, compute="int8")
-    yield "ours, bfloat16", lambda i: matrices[(i + second) % count].matmul(short)
-    yield "ours, float32", lambda i: matrices[(i + third) % count].matmul(x)
+    # Into given outputs, as the others have them and as the read needs none.
+    out, short_out = torch.empty(len(x), case.rows), short.new_empty(len(x), case.rows)
+    yield "ours, int8", lambda i: matrices[i % count].matmul(x, compute="int8", out=out)
+    yield "ours, bfloat16", lambda i: matrices[(i + second) % count].matmul(short, out=short_out)
+    yield "ours, float32", lambda i: matrices[(i + third) % count].matmul(x, out=out)
+    if len(x) == 1:
+        fourth = count // 2
+        yield "ours, bfloat16, new output", lambda i: matrices[(i + fourth) % count].matmul(short)
 
 
 def torch_bfloat16(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
     count = case.copies(16)
     weights = [case.weight.bfloat16() for _ in range(count)]
     short = x.bfloat16()
-    yield "torch bfloat16", lambda i: torch.nn.functional.linear(short, weights[i % count])
+    out = short.new_empty(len(x), case.rows)
+    yield "torch bfloat16", lambda i: torch.mm(short, weights[i % count].T, out=out)
 
 
 def bitsandbytes(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
@@ -197,11 +206,20 @@ def openvino(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
         )
 
 
+def llama_cpp(case: Case, x: Tensor) -> Iterator[tuple[str, Call]]:
+    weight, numbers = case.weight.numpy(), x.numpy()
+    sets = llama_cpp_instruction_sets()
+    for name in LLAMA_CPP_TYPES:
+        product = LlamaCppProduct(weight, name, numbers, case.copies(4.5), case.threads)
+        yield f"llama.cpp {name}, repacked ({sets})", product.compute
+
+
 PEERS: tuple[Callable[[Case, Tensor], Iterator[tuple[str, Call]]], ...] = (
     torch_bfloat16,
     bitsandbytes,
     onnxruntime,
     openvino,
+    llama_cpp,
 )
 
 
@@ -321,6 +339,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 8, 64, 512])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=8, help="a table, about, after warming up")
+    names = [peer.__name__ for peer in PEERS]
+    parser.add_argument("--peers", nargs="*", choices=names, default=names, help="by default all")
     parser.add_argument("--no-codecs", action="store_true")
     parser.add_argument(
         "--clock",
@@ -339,7 +359,7 @@ def main() -> None:
         f"{case.rows} x {case.columns}, blocks of {case.block}, {case.threads} thread(s), "
         f"{instruction_set()}, {options.clock} time"
     )
-    missing: set[str] = set()
+    missing = set(names) - set(options.peers)
     rows = []
     for count in options.columns:
         calls = products(case, count, missing)

@@ -134,6 +134,35 @@ def test_many_columns_take_the_dense_way(instructions) -> None:
     assert_near(matrix.matmul(short).double(), short.double(), weights, 3.1 * 2**-9)
 
 
+def test_a_product_goes_where_it_is_wanted(instructions) -> None:
+    matrix, *_ = make(40, 96, 32)
+    dense_from = [n for n in _DENSE_FROM.values() if n < 1000]
+    for count in (1, 3, max(dense_from)):
+        x = torch.randn(count, 2, 96, generator=torch.Generator().manual_seed(count))
+        for kind in (torch.float32, torch.bfloat16):
+            out = torch.empty(count, 2, 40, dtype=kind)
+            assert matrix.matmul(x.to(kind), out=out) is out
+            assert torch.equal(out, matrix.matmul(x.to(kind)))
+        numbers = np.empty((count, 2, 40), dtype=np.float32)
+        matrix.matmul(x.numpy(), out=numbers)
+        np.testing.assert_array_equal(numbers, matrix.matmul(x.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (torch.empty(2, 40, dtype=torch.bfloat16), "bfloat16 of shape"),
+        (torch.empty(1, 40), r"shape \(1, 40\) cannot take"),
+        (np.empty((2, 40), dtype=np.float32), "cannot take"),
+        (torch.empty(40, 2).T, "the product is not contiguous"),
+    ],
+)
+def test_an_output_that_does_not_fit(instructions, out, message) -> None:
+    matrix, *_ = make(40, 96, 32)
+    with pytest.raises(DataError, match=message):
+        matrix.matmul(torch.zeros(2, 96), out=out)
+
+
 def test_the_number_of_threads_changes_nothing(instructions) -> None:
     matrix, *_ = make(400, 512, 32)
     x = np.random.default_rng(1).standard_normal((9, 512)).astype(np.float32)

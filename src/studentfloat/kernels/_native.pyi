@@ -67,7 +67,6 @@ class Matrix:
         x_is_bfloat16: bool,
         count: int,
         out: int,
-        out_stride: int,
         arithmetic: int,
         threads: int,
     ) -> None: ...

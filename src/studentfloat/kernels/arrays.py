@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,7 +13,15 @@ import numpy as np
 from studentfloat.errors import DataError
 from studentfloat.kernels.dispatch import native
 
-__all__ = ["Array", "address", "default_threads", "dtype_name", "empty_like", "is_torch"]
+__all__ = [
+    "Array",
+    "address",
+    "default_threads",
+    "dtype_name",
+    "empty_like",
+    "is_contiguous",
+    "is_torch",
+]
 
 Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
 _LARGE = 1 << 22
@@ -19,19 +29,35 @@ _LARGE = 1 << 22
 
 def is_torch(array: Array) -> bool:
     """Whether it is a torch tensor (anything else counts as NumPy's)."""
+    kind: Any = type(array)
+    return _is_tensor(kind)
+
+
+@cache
+def _is_tensor(kind: Any) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
+    return torch is not None and issubclass(kind, torch.Tensor)
 
 
 def dtype_name(array: Array) -> str:
     """The type's name without its library: "float32", "bfloat16" ..."""
-    return str(array.dtype).removeprefix("torch.")
+    return _name(array.dtype)
+
+
+@cache
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def is_contiguous(array: Array) -> bool:
+    """Whether its numbers follow each other in memory, row by row."""
+    return bool(array.is_contiguous() if is_torch(array) else array.flags.c_contiguous)
 
 
 def address(array: Array, what: str) -> int:
     """Where the numbers of a contiguous array in main memory begin."""
     if is_torch(array):
-        if array.device.type != "cpu":
+        if not array.is_cpu:
             raise DataError(f"{what} is on {array.device}: the kernels are for the CPU")
         if not array.is_contiguous():
             raise DataError(f"{what} is not contiguous")
@@ -43,14 +69,16 @@ def address(array: Array, what: str) -> int:
 
 def empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
     """A new array of the same library, in huge pages where it is large."""
-    torch = sys.modules.get("torch")
     new: Array
-    if torch is not None and isinstance(array, torch.Tensor):
-        new = torch.empty(shape, dtype=getattr(torch, dtype))
-    else:
+    if not is_torch(array):
         new = np.empty(shape, dtype=dtype)
+    elif dtype == dtype_name(array):
+        new = array.new_empty(shape)
+    else:
+        torch = sys.modules["torch"]
+        new = torch.empty(shape, dtype=getattr(torch, dtype))
     module = native()
-    if module is not None and new.nbytes > _LARGE:
+    if module is not None and prod(shape) * new.itemsize > _LARGE:
         module.advise_huge_pages(address(new, "a new array"), new.nbytes)
     return new
 

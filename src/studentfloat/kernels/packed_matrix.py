@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from studentfloat.kernels.arrays import (
     default_threads,
     dtype_name,
     empty_like,
+    is_contiguous,
     is_torch,
 )
 from studentfloat.kernels.dispatch import native, warn_slow
@@ -33,7 +35,7 @@ _OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _MOST_BITS = 4
 # From this many columns on, tiles of rows are dequantized for the library's own product.
 _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
-_DENSE_ROWS = 512
+_DENSE_ROWS = 1024
 # Bytes of codes that are worth waking a thread for.
 _BYTES_PER_THREAD = 1 << 15
 
@@ -131,6 +133,7 @@ class PackedMatrix:
             self.block_size,
             self.bits,
         )
+        self._bytes = self._native.bytes
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -141,12 +144,17 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """Bytes that codes and scales take."""
         if self._native is not None:
-            return self._native.bytes
+            return self._bytes
         codes, factors = self._originals()
         return codes.nbytes + factors.nbytes
 
     def matmul(
-        self, x: Array, *, compute: Compute | None = None, threads: int | None = None
+        self,
+        x: Array,
+        *,
+        compute: Compute | None = None,
+        out: Array | None = None,
+        threads: int | None = None,
     ) -> Array:
         """Multiply: ``x @ W.T``.
 
@@ -162,6 +170,9 @@ class PackedMatrix:
             "int8": W4A8, activations rounded to 8-bit integers per block (of at most 128), the
             values to multiples of 1/127 or so of the largest, unless they are integers anyway;
             see docs/kernels.md for its error. By default the type of `x`.
+        out
+            Where to put the product: contiguous, of the library and type of `x`. By default a
+            new array.
         threads
             By default torch's number of threads. The result does not depend on it, except
             from many columns on, where the product is torch's or NumPy's.
@@ -174,39 +185,47 @@ class PackedMatrix:
         Raises
         ------
         DataError
-            If shape, type or device do not fit, or if `x` requires a gradient.
+            If shapes, types or devices do not fit, or if `x` requires a gradient.
         ConfigError
             If there is no such arithmetic.
         """
-        kind = dtype_name(x)
-        arithmetic = _arithmetic(compute, kind)
-        shape = tuple(x.shape)
+        # A product takes less time than a few dozen careless lines whose code and data it has
+        # driven out of the caches: nothing is looked up, viewed or cast that need not be.
+        way = _WAYS.get((x.dtype, compute)) or _way(x, compute)
+        shape = x.shape
         if not shape or shape[-1] != self.in_features:
             raise DataError(
-                f"activations of shape {shape} do not fit a matrix of {self.in_features} columns"
+                f"activations of shape {tuple(shape)} do not fit a matrix of {self.in_features} "
+                "columns"
             )
-        rows = _rows(x, self.in_features)
-        count = len(rows)
-        threads = default_threads() if threads is None else threads
-        if self._native is None:
-            out = self._matmul_reference(rows, arithmetic)
-        elif count >= _DENSE_FROM[arithmetic]:
-            out = self._matmul_dense(rows, arithmetic, threads)
-        else:
-            out = empty_like(rows, (count, self.out_features), "float32")
-            useful = self._native.bytes * max(1, count // 4) // _BYTES_PER_THREAD
-            self._native.multiply(
-                address(rows, "the activations"),
-                kind == "bfloat16",
-                count,
-                address(out, "the product"),
-                self.out_features,
-                COMPUTE.index(arithmetic),
-                max(1, min(threads, useful)),
+        if way.torch and x.requires_grad:
+            _refuse_gradient()
+        count = prod(shape[:-1])
+        if out is None:
+            out = empty_like(x, (*shape[:-1], self.out_features), way.kind)
+        elif out.dtype != x.dtype or out.shape != (*shape[:-1], self.out_features):
+            raise DataError(
+                f"{dtype_name(out)} of shape {tuple(out.shape)} cannot take a product of "
+                f"activations of type {way.kind} and shape {tuple(shape)} with a matrix of "
+                f"{self.out_features} rows"
             )
-        if dtype_name(out) != kind:
-            out = out.to(x.dtype) if is_torch(out) else out.astype(x.dtype)
-        return out.reshape(*shape[:-1], self.out_features)
+        if threads is None:
+            threads = default_threads()
+        if self._native is None or count >= way.dense_from:
+            self._matmul_by_library(x, way, out, threads)
+            return out
+        if not is_contiguous(x):
+            x = _rows(x, self.in_features)
+        useful = self._bytes * max(1, count // 4) // _BYTES_PER_THREAD
+        self._native.multiply(
+            address(x, "the activations"),
+            way.short,
+            count,
+            address(out, "the product"),
+            way.code,
+            max(1, min(threads, useful)),
+        )
+        return out
 
     def matmul_transposed(self, x: Array, *, threads: int | None = None) -> Array:
         """Multiply by the transpose: ``x @ W``, as the gradient of :meth:`matmul` needs it.
@@ -227,12 +246,12 @@ class PackedMatrix:
                 f"activations of shape {shape} do not fit a matrix of {self.out_features} rows"
             )
         _arithmetic(None, dtype_name(x))
+        if is_torch(x) and x.requires_grad:
+            _refuse_gradient()
         rows = _rows(x, self.out_features)
         out: Array = 0
-        for first in range(0, self.out_features, _DENSE_ROWS):
-            last = min(first + _DENSE_ROWS, self.out_features)
-            tile = self._tile(first, last, rows, dtype_name(rows), threads)
-            out = out + rows[:, first:last] @ tile
+        for first, tile in self._tiles(rows, dtype_name(rows), threads):
+            out = out + rows[:, first : first + len(tile)] @ tile
         return out.reshape(*shape[:-1], self.in_features)
 
     def dequantize(self, out: Array | None = None, *, threads: int | None = None) -> Array:
@@ -274,7 +293,7 @@ class PackedMatrix:
 
     def __getstate__(self) -> dict[str, Any]:
         """The originals: another machine may repack them otherwise."""
-        kept = {k: v for k, v in vars(self).items() if k not in ("_native", "_plain")}
+        kept = {k: v for k, v in vars(self).items() if k not in ("_native", "_plain", "_bytes")}
         return {**kept, "packed": self.packed(), "scales": self.scales()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -292,10 +311,14 @@ class PackedMatrix:
         assert self._plain is not None
         return self._plain
 
-    def _tile(self, first: int, last: int, like: Array, kind: str, threads: int | None) -> Array:
-        tile = empty_like(like, (last - first, self.in_features), kind)
-        self._dequantize_into(tile, first, last, threads)
-        return tile
+    def _tiles(self, like: Array, kind: str, threads: int | None) -> Iterator[tuple[int, Array]]:
+        """The first row of each tile of rows, and its numbers, which the next one overwrites."""
+        # Fresh memory for each would cost more than what is put there.
+        rows = empty_like(like, (min(_DENSE_ROWS, self.out_features), self.in_features), kind)
+        for first in range(0, self.out_features, _DENSE_ROWS):
+            tile = rows[: min(_DENSE_ROWS, self.out_features - first)]
+            self._dequantize_into(tile, first, first + len(tile), threads)
+            yield first, tile
 
     def _dequantize_into(self, out: Array, first: int, last: int, threads: int | None) -> None:
         if self._native is not None:
@@ -318,20 +341,32 @@ class PackedMatrix:
         )
         out[...] = sys.modules["torch"].from_numpy(values) if is_torch(out) else values
 
-    def _matmul_dense(self, rows: Array, arithmetic: Compute, threads: int | None) -> Array:
+    def _matmul_by_library(self, x: Array, way: _Way, out: Array, threads: int) -> None:
+        """The product where torch or NumPy makes it."""
+        address(out, "the product")
+        rows = _rows(x, self.in_features)
+        product = out.reshape(-1, self.out_features)
+        if self._native is None and way.arithmetic == "int8":
+            product[...] = self._matmul_reference(rows)
+        else:
+            self._matmul_dense(rows, way.arithmetic, product, threads)
+
+    def _matmul_dense(
+        self, rows: Array, arithmetic: Compute, out: Array, threads: int | None
+    ) -> None:
         """Tile after tile dequantized, and multiplied by the library that the arrays are of."""
-        kind = arithmetic if is_torch(rows) and arithmetic != "int8" else "float32"
+        kind = arithmetic if is_torch(rows) else "float32"
         if dtype_name(rows) != kind:
             rows = rows.to(getattr(sys.modules["torch"], kind))
-        out = empty_like(rows, (len(rows), self.out_features), kind)
-        for first in range(0, self.out_features, _DENSE_ROWS):
-            last = min(first + _DENSE_ROWS, self.out_features)
-            out[:, first:last] = rows @ self._tile(first, last, rows, kind, threads).T
-        return out
+        multiply = sys.modules["torch"].mm if is_torch(rows) else np.matmul
+        product = out if dtype_name(out) == kind else empty_like(rows, out.shape, kind)
+        for first, tile in self._tiles(rows, kind, threads):
+            multiply(rows, tile.T, out=product[:, first : first + len(tile)])
+        if product is not out:
+            out[...] = product
 
-    def _matmul_reference(self, rows: Array, arithmetic: Compute) -> Array:
-        if arithmetic != "int8":
-            return self._matmul_dense(rows, arithmetic, None)
+    def _matmul_reference(self, rows: Array) -> Array:
+        """In int8, by NumPy."""
         codes, factors = self._originals()
         x = rows.float().numpy() if is_torch(rows) else rows
         product = reference.matmul_int8(
@@ -370,6 +405,36 @@ def int8_table(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], fl
     return np.rint(scaled[best]).astype(np.int8), float(np.float32(greatest / tops[best]))
 
 
+class _Way(NamedTuple):
+    """How activations of a type are multiplied in an arithmetic."""
+
+    kind: str  # of the activations and of the product
+    torch: bool
+    short: bool  # bfloat16
+    arithmetic: Compute
+    code: int
+    dense_from: int
+
+
+# By the activations' type and the arithmetic that was asked for.
+_WAYS: dict[tuple[Any, Compute | None], _Way] = {}
+
+
+def _way(x: Array, compute: Compute | None) -> _Way:
+    kind = dtype_name(x)
+    arithmetic = _arithmetic(compute, kind)
+    way = _Way(
+        kind=kind,
+        torch=is_torch(x),
+        short=kind == "bfloat16",
+        arithmetic=arithmetic,
+        code=COMPUTE.index(arithmetic),
+        dense_from=_DENSE_FROM[arithmetic],
+    )
+    _WAYS[x.dtype, compute] = way
+    return way
+
+
 def _arithmetic(compute: Compute | None, kind: str) -> Compute:
     if kind not in ("float32", "bfloat16"):
         raise DataError(f"activations of type {kind}: float32 or bfloat16 can be multiplied")
@@ -380,14 +445,17 @@ def _arithmetic(compute: Compute | None, kind: str) -> Compute:
     return compute
 
 
+def _refuse_gradient() -> None:
+    if sys.modules["torch"].is_grad_enabled():
+        raise DataError(
+            "the activations require a gradient, which a packed product does not record: "
+            "detach them, or wrap matmul and matmul_transposed in an autograd function"
+        )
+
+
 def _rows(x: Array, width: int) -> Array:
     """Activations as a contiguous matrix."""
     if is_torch(x):
-        if x.requires_grad and sys.modules["torch"].is_grad_enabled():
-            raise DataError(
-                "the activations require a gradient, which a packed product does not record: "
-                "detach them, or wrap matmul and matmul_transposed in an autograd function"
-            )
         return x.detach().reshape(-1, width).contiguous()
     return np.ascontiguousarray(x).reshape(-1, width)
 

@@ -34,6 +34,8 @@ __all__ = [
     "unpack_module",
 ]
 
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class PackedModule(nn.Module):
     """What all packed layers share: stored tensors.
@@ -197,43 +199,47 @@ class PackedLinear(PackedModule, nn.Linear):
             output = cast(Tensor, _PackedProduct.apply(input, self))  # type: ignore[no-untyped-call]
         else:
             output = self.product(input)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        bias = self._parameters["bias"]  # the module's own look-up of it costs a microsecond
+        return output if bias is None else output + bias.to(output.dtype)
 
     def product(self, input: Tensor) -> Tensor:
         """``x Wᵀ`` alone: by the native kernel where there is one for the format and device."""
-        if not self._has_kernel(input):
+        kernel = self._kernel_for(input)
+        if kernel is None:
             return nn.functional.linear(input, self.matrix(input.dtype))
-        # Half precision has no kernel of its own; float32 holds all of it.
-        x = input.float() if input.dtype == torch.float16 else input
-        return cast(Tensor, self._kernel().matmul(x.detach(), compute=self.compute)).to(input.dtype)
+        x = input.detach() if input.requires_grad else input
+        if x.dtype == torch.float16:
+            # Half precision has no kernel of its own; float32 holds all of it.
+            return cast(Tensor, kernel.matmul(x.float(), compute=self.compute)).half()
+        return cast(Tensor, kernel.matmul(x, compute=self.compute))
 
     def product_transposed(self, gradient: Tensor) -> Tensor:
         """``g W``: what the product's gradient needs."""
-        if not self._has_kernel(gradient):
+        kernel = self._kernel_for(gradient)
+        if kernel is None:
             return gradient @ self.matrix(gradient.dtype)
         g = gradient.float() if gradient.dtype == torch.float16 else gradient
-        return cast(Tensor, self._kernel().matmul_transposed(g.detach())).to(gradient.dtype)
+        return cast(Tensor, kernel.matmul_transposed(g.detach())).to(gradient.dtype)
 
-    def _has_kernel(self, input: Tensor) -> bool:
+    def _kernel_for(self, input: Tensor) -> PackedMatrix | None:
+        """The codes repacked for the kernel, on first use; they then live there alone."""
+        if not (input.is_cpu and input.dtype in _KERNEL_DTYPES and input.numel() > 0):
+            return None
+        owner: PackedModule = self.__dict__.get("_tied_to", self)
+        found: PackedMatrix | None = owner.__dict__.get("_matrix")
+        if found is None and self._has_kernel():
+            found = owner.packed_weight().base.packed_matrix()
+            owner.hold(found)
+        return found
+
+    def _has_kernel(self) -> bool:
         stored = self.stored["weight"]
         return (
-            input.device.type == "cpu"
-            and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
-            and input.numel() > 0
-            and has_packed_matrix(stored.scheme, stored.matrix_shape)
+            has_packed_matrix(stored.scheme, stored.matrix_shape)
             and stored.row_tables is None
             and stored.low_rank is None
             and stored.outliers is None
         )
-
-    def _kernel(self) -> PackedMatrix:
-        """The codes repacked for the kernel, on first use; they then live there alone."""
-        owner = self.__dict__.get("_tied_to", self)
-        found = owner.__dict__.get("_matrix")
-        if found is None:
-            found = owner.packed_weight().base.packed_matrix()
-            owner.hold(found)
-        return cast(PackedMatrix, found)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W as the product sees it: inputs are already divided by any input scale."""

@@ -222,6 +222,7 @@ const InstructionSet kAvx2 = {
     prepare_int8,
     encode,
     decode,
+    to_bfloat16,
     read_bytes,
 };
 

@@ -18,13 +18,65 @@ ALWAYS_INLINE __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
 }
 
+ALWAYS_INLINE __mmask32 first_words(int64_t count) {
+  return count >= 32 ? 0xFFFFFFFF : static_cast<__mmask32>((uint32_t{1} << count) - 1);
+}
+
+// 32 bins of equal width, from the least threshold to the greatest. Where none holds two
+// thresholds, one look-up and one comparison find a level: what lies in a lower bin than a threshold
+// is below it, since rounding keeps the order.
+struct Bins {
+  static constexpr float kUnit = 0x1p23f;  // from here on, floats are the integers
+  __m512 slope, offset, cuts[2];
+  __m512i levels[2];
+  bool apart = false;
+
+  explicit Bins(const Encoder& e) {
+    int used = e.thresholds_used;
+    float first = e.thresholds[0], range = used > 1 ? e.thresholds[used - 1] - first : 1.0f;
+    slope = _mm512_set1_ps(29.0f / range);
+    offset = _mm512_set1_ps(kUnit + 1.0f - first * (29.0f / range));
+    uint32_t bins[16];
+    float cut[32];
+    int32_t level[32], below = 0;
+    _mm512_storeu_si512(bins, of(_mm512_loadu_ps(e.thresholds)));
+    for (int bin = 0; bin < 32; ++bin) {
+      level[bin] = below;
+      cut[bin] = __builtin_inff();
+      if (below < used && (bins[below] & 31) == static_cast<uint32_t>(bin))
+        cut[bin] = e.thresholds[below++];
+    }
+    apart = used > 0 && below == used;
+    for (int half = 0; half < 2; ++half) {
+      cuts[half] = _mm512_loadu_ps(cut + 16 * half);
+      levels[half] = _mm512_loadu_si512(level + 16 * half);
+    }
+  }
+
+  // In the lowest 5 bits.
+  ALWAYS_INLINE __m512i of(__m512 v) const {
+    __m512 place = _mm512_max_ps(_mm512_fmadd_ps(v, slope, offset), _mm512_set1_ps(kUnit));
+    return _mm512_castps_si512(_mm512_min_ps(place, _mm512_set1_ps(kUnit + 31.0f)));
+  }
+
+  ALWAYS_INLINE __m512i level(__m512 v) const {
+    __m512i bin = of(v);
+    __m512i below = _mm512_permutex2var_epi32(levels[0], bin, levels[1]);
+    __m512 cut = _mm512_permutex2var_ps(cuts[0], bin, cuts[1]);
+    return _mm512_mask_add_epi32(below, _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ), below,
+                                 _mm512_set1_epi32(1));
+  }
+};
+
 // See codec.inl.
 struct Lanes {
+  Bins bins;
   __m512 thresholds, middle, three, eleven;
   __m512i codes, magnitude;  // magnitude: the greatest seen, as bits
 
   explicit Lanes(const Encoder& e)
-      : thresholds(_mm512_loadu_ps(e.thresholds)),
+      : bins(e),
+        thresholds(_mm512_loadu_ps(e.thresholds)),
         middle(_mm512_set1_ps(e.thresholds[7])),
         three(_mm512_set1_ps(e.thresholds[3])),
         eleven(_mm512_set1_ps(e.thresholds[11])),
@@ -70,28 +122,46 @@ struct Lanes {
     return at;
   }
 
+  ALWAYS_INLINE __m512i nearest(__m512 v) const { return bins.apart ? bins.level(v) : level(v); }
+
   ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
     const __m512 by = _mm512_set1_ps(divisor);
     for (int64_t i = 0; i < count; i += 16) {
       __mmask16 lanes = first_lanes(count - i);
       __m512 v = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, x + i), by);
-      __m512i code = _mm512_permutexvar_epi32(level(v), codes);
+      __m512i code = _mm512_permutexvar_epi32(nearest(v), codes);
       _mm_mask_storeu_epi8(out + i, lanes, _mm512_cvtepi32_epi8(code));
     }
   }
 };
 
+// A block's codes look up values that are scaled, and rounded, already.
 struct LookUp {
-  __m512 table;
+  __m512 values;
   OutType type;
-
   bool stream;
 
-  LookUp(const float* values, OutType out, bool streams)
-      : table(_mm512_loadu_ps(values)), type(out), stream(streams) {}
+  LookUp(const float* table, OutType out, bool streams)
+      : values(_mm512_loadu_ps(table)), type(out), stream(streams) {}
 
   void finish() const {
     if (stream) _mm_sfence();
+  }
+
+  ALWAYS_INLINE __m512 scaled(float scale) const {
+    return _mm512_mul_ps(values, _mm512_set1_ps(scale));
+  }
+
+  // Twice, so that the fifth bit of an index does not count.
+  ALWAYS_INLINE __m512i scaled_halves(float scale) const {
+    __m512 v = scaled(scale);
+    if (type == OutType::float16)
+      return _mm512_broadcast_i64x4(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    // By hand: the instruction for it takes subnormal numbers for zero.
+    __m512i bits = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
   }
 
   ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, float* out) const {
@@ -99,34 +169,31 @@ struct LookUp {
     else _mm512_mask_storeu_ps(out, lanes, v);
   }
 
-  ALWAYS_INLINE void put(__m512 v, __mmask16 lanes, uint16_t* out) const {
-    __m256i halves;
-    if (type == OutType::float16) {
-      halves = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
-    } else {
-      // By hand: the instruction for it takes subnormal numbers for zero.
-      __m512i bits = _mm512_castps_si512(v);
-      __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-      __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-      halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
-    }
-    if (stream) _mm256_stream_si256(reinterpret_cast<__m256i*>(out), halves);
-    else _mm256_mask_storeu_epi16(out, lanes, halves);
+  ALWAYS_INLINE void put(__m512i v, __mmask32 lanes, uint16_t* out) const {
+    if (stream) _mm512_stream_si512(reinterpret_cast<__m512i*>(out), v);
+    else _mm512_mask_storeu_epi16(out, lanes, v);
   }
 
-  template <class Out>
-  void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
-    const __m512 factor = _mm512_set1_ps(scale);
+  void bytes(const uint8_t* codes, int64_t count, float scale, float* out) const {
+    const __m512 table = scaled(scale);
     for (int64_t i = 0; i < count; i += 16) {
       __mmask16 lanes = first_lanes(count - i);
       __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, codes + i));
-      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), lanes, out + i);
+      put(_mm512_permutexvar_ps(code, table), lanes, out + i);
     }
   }
 
-  template <class Out>
-  void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
-    const __m512 factor = _mm512_set1_ps(scale);
+  void bytes(const uint8_t* codes, int64_t count, float scale, uint16_t* out) const {
+    const __m512i table = scaled_halves(scale);
+    for (int64_t i = 0; i < count; i += 32) {
+      __mmask32 lanes = first_words(count - i);
+      __m512i code = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(lanes, codes + i));
+      put(_mm512_permutexvar_epi16(code, table), lanes, out + i);
+    }
+  }
+
+  void pairs(const uint8_t* packed, int64_t count, float scale, float* out) const {
+    const __m512 table = scaled(scale);
     // Eight bytes, each half of them in eight lanes, shifted to their code.
     const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     const __m512i shift =
@@ -138,7 +205,22 @@ struct LookUp {
                           : _mm_maskz_loadu_epi8(first_lanes((left + 1) / 2), packed + i / 2);
       __m512i code = _mm512_srlv_epi32(
           _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(eight)), shift);
-      put(_mm512_mul_ps(_mm512_permutexvar_ps(code, table), factor), first_lanes(left), out + i);
+      put(_mm512_permutexvar_ps(code, table), first_lanes(left), out + i);
+    }
+  }
+
+  void pairs(const uint8_t* packed, int64_t count, float scale, uint16_t* out) const {
+    const __m512i table = scaled_halves(scale);
+    for (int64_t i = 0; i < count; i += 32) {
+      int64_t left = count - i;
+      __m128i sixteen = left >= 32
+                            ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed + i / 2))
+                            : _mm_maskz_loadu_epi8(first_lanes((left + 1) / 2), packed + i / 2);
+      // A byte in each 32-bit lane: its low code stays in the lower word, its high one goes to
+      // the bottom of the upper.
+      __m512i wide = _mm512_cvtepu8_epi32(sixteen);
+      __m512i code = _mm512_or_si512(wide, _mm512_slli_epi32(wide, 12));
+      put(_mm512_permutexvar_epi16(code, table), first_words(left), out + i);
     }
   }
 };
@@ -149,11 +231,13 @@ struct LookUp {
 
 namespace {
 
-// How far ahead of the multiplication codes are fetched.
-constexpr int64_t kAhead = 64 * kLine;
+// How far ahead of the multiplication codes and scales are fetched.
+constexpr int64_t kAhead = 64 * kLine, kScalesAhead = 1024;
 
 template <ScaleType T>
 ALWAYS_INLINE __m512 load_scales(const void* scales, int64_t at) {
+  constexpr int64_t kBytes = T == ScaleType::float32 ? 4 : 2;
+  _mm_prefetch(static_cast<const char*>(scales) + at * kRows * kBytes + kScalesAhead, _MM_HINT_T0);
   if constexpr (T == ScaleType::float32) {
     return _mm512_loadu_ps(static_cast<const float*>(scales) + at * kRows);
   } else {
@@ -174,6 +258,10 @@ ALWAYS_INLINE __m512i load_word(const void* at) {
 // column four; more columns are independent of each other already.
 template <int J>
 constexpr int kSums = J == 1 ? 4 : J <= 3 ? 2 : 1;
+
+// Lines multiplied in a row, at least: the loop around a single column's few instructions counts.
+template <int J>
+constexpr int kUnrolled = J == 1 ? 4 : 1;
 
 template <int J>
 ALWAYS_INLINE __m512 add_up(const __m512 (&sums)[J][kSums<J>], int j) {
@@ -247,10 +335,18 @@ ALWAYS_INLINE void float_group(const Matrix& m, const char* x, float* out, int64
     int64_t lines = b + 1 < m.blocks ? m.block_lines : m.last_lines;
     for (int j = 0; j < J; ++j)
       for (int s = 0; s < kSums<J>; ++s) kind.sums[j][s] = _mm512_setzero_ps();
-    for (int64_t l = 0; l < lines; ++l, codes += kLine, x += Kind<J>::kBytes) {
+    auto line = [&]() __attribute__((always_inline)) {
       _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
       kind.line(_mm512_loadu_si512(codes), x);
+      codes += kLine;
+      x += Kind<J>::kBytes;
+    };
+    int64_t l = 0;
+    for (; l + kUnrolled<J> <= lines; l += kUnrolled<J>) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnrolled<J>; ++u) line();
     }
+    for (; l < lines; ++l) line();
     __m512 scales = load_scales<T>(m.scales, g * m.blocks + b);
     for (int j = 0; j < J; ++j)
       total[j] = _mm512_fmadd_ps(add_up<J>(kind.sums, j), scales, total[j]);
@@ -296,8 +392,9 @@ ALWAYS_INLINE void int8_group(const Matrix& m, const char* x, const float* steps
         x += J * kCodes;
       };
       int64_t l = 0;
-      for (; l + kTurns <= lines; l += kTurns) {
-        for (int t = 0; t < kTurns; ++t) line(t);
+      for (; l + kUnrolled<J> <= lines; l += kUnrolled<J>) {
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnrolled<J>; ++u) line(u % kTurns);
       }
       for (; l < lines; ++l) line(0);
       for (int j = 0; j < J; ++j) {
@@ -396,6 +493,7 @@ const InstructionSet kAvx512 = {
     prepare_int8,
     encode,
     decode,
+    to_bfloat16,
     read_bytes,
 };
 

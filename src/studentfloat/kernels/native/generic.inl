@@ -61,6 +61,7 @@ struct Lanes {
   }
 };
 
+// A block's codes look up values that are scaled, and rounded, already.
 struct LookUp {
   const float* table;
   OutType type;
@@ -69,20 +70,29 @@ struct LookUp {
 
   void finish() const {}
 
-  void put(float value, float* out) const { *out = value; }
-  void put(float value, uint16_t* out) const {
-    *out = type == OutType::bfloat16 ? bfloat16_of_float(value) : float16_of_float(value);
+  void scale_table(float scale, float* scaled) const {
+    for (int i = 0; i < 16; ++i) scaled[i] = table[i] * scale;
+  }
+
+  void scale_table(float scale, uint16_t* scaled) const {
+    for (int i = 0; i < 16; ++i) {
+      float value = table[i] * scale;
+      scaled[i] = type == OutType::bfloat16 ? bfloat16_of_float(value) : float16_of_float(value);
+    }
   }
 
   template <class Out>
   void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
-    for (int64_t i = 0; i < count; ++i) put(table[codes[i]] * scale, out + i);
+    Out scaled[16];
+    scale_table(scale, scaled);
+    for (int64_t i = 0; i < count; ++i) out[i] = scaled[codes[i]];
   }
 
   template <class Out>
   void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
-    for (int64_t i = 0; i < count; ++i)
-      put(table[packed[i / 2] >> 4 * (i % 2) & 15] * scale, out + i);
+    Out scaled[16];
+    scale_table(scale, scaled);
+    for (int64_t i = 0; i < count; ++i) out[i] = scaled[packed[i / 2] >> 4 * (i % 2) & 15];
   }
 };
 

@@ -113,6 +113,7 @@ struct InstructionSet {
   PrepareFunction prepare_float32, prepare_bfloat16, prepare_int8;
   EncodeFunction encode;
   DecodeFunction decode;
+  void (*to_bfloat16)(const float* numbers, int64_t count, uint16_t* out);
   // Reads memory and nothing else: the bound of a product with a vector.
   uint64_t (*read)(const void* bytes, int64_t count);
 };

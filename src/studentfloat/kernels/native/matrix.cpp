@@ -54,9 +54,23 @@ ScaleType narrowest_type(const float* scales, int64_t count) {
   return ScaleType::float32;
 }
 
+// Calls `copy(row, at, size)` for every word of at most 4 bytes of a group's rows: a cache line of
+// each row in turn, so that what is read and what is written stay in the caches.
+template <class Copy>
+void for_words(int64_t rows, int64_t bytes, Copy copy) {
+  for (int64_t start = 0; start < bytes; start += kLine) {
+    int64_t stop = std::min(start + kLine, bytes);
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t at = start;
+      for (; at + 4 <= stop; at += 4) copy(r, at, size_t{4});
+      if (at < stop) copy(r, at, static_cast<size_t>(stop - at));
+    }
+  }
+}
+
 // Scratch that a thread keeps between calls: a fresh one costs more than a small product.
 uint8_t* scratch(int which, size_t size) {
-  static thread_local Buffer kept[3];
+  static thread_local Buffer kept[4];
   if (kept[which].size() < size) kept[which] = Buffer(size);
   return kept[which].data();
 }
@@ -144,15 +158,15 @@ void PackedMatrix::pack_group(const uint8_t* packed, int64_t group) {
   std::memset(out, 0, static_cast<size_t>(m.lines * kLine));
   int64_t bytes = row_bytes();
   int64_t rows = std::min(kRows, m.rows - group * kRows);
+  packed += group * kRows * bytes;
+  if (rows_are_lines()) {
+    for_words(rows, bytes, [&](int64_t r, int64_t at, size_t size) {
+      std::memcpy(out + at / 4 * kLine + 4 * r, packed + r * bytes + at, size);
+    });
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    const uint8_t* row = packed + (group * kRows + r) * bytes;
-    if (rows_are_lines()) {
-      for (int64_t at = 0; at < bytes; at += 4) {
-        std::memcpy(out + at / 4 * kLine + 4 * r, row + at,
-                    static_cast<size_t>(std::min<int64_t>(4, bytes - at)));
-      }
-      continue;
-    }
+    const uint8_t* row = packed + r * bytes;
     for (int64_t i = 0; i < m.columns; ++i) {
       int64_t block = i / block_size_, within = i - block * block_size_;
       uint8_t* line = out + (block * m.block_lines + within / kCodes) * kLine;
@@ -167,15 +181,14 @@ void PackedMatrix::unpack_group(uint8_t* packed, int64_t group) const {
   const uint8_t* in = m.codes + group * m.lines * kLine;
   int64_t bytes = row_bytes();
   int64_t rows = std::min(kRows, m.rows - group * kRows);
+  if (rows_are_lines()) {
+    for_words(rows, bytes, [&](int64_t r, int64_t at, size_t size) {
+      std::memcpy(packed + r * bytes + at, in + at / 4 * kLine + 4 * r, size);
+    });
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
     uint8_t* row = packed + r * bytes;
-    if (rows_are_lines()) {
-      for (int64_t at = 0; at < bytes; at += 4) {
-        std::memcpy(row + at, in + at / 4 * kLine + 4 * r,
-                    static_cast<size_t>(std::min<int64_t>(4, bytes - at)));
-      }
-      continue;
-    }
     std::memset(row, 0, static_cast<size_t>(bytes));
     for (int64_t i = 0; i < m.columns; ++i) {
       int64_t block = i / block_size_, within = i - block * block_size_;
@@ -205,18 +218,18 @@ void PackedMatrix::unpack_scales(float* scales) const {
   }
 }
 
-void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, float* out,
-                            int64_t out_stride, Arithmetic arithmetic, int threads) const {
+void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void* out,
+                            Arithmetic arithmetic, int threads) const {
   const Matrix& m = matrix_;
   const InstructionSet& set = active_set();
   Activations prepared{count, 0, nullptr, nullptr, nullptr};
-  Prepare job{m, block_size_, x, x_is_bfloat16, count, 0, nullptr, nullptr, nullptr};
+  Prepare job{m, block_size_, x, is_bfloat16, count, 0, nullptr, nullptr, nullptr};
   PrepareFunction prepare = nullptr;
   Multiply kernel = nullptr;
   size_t numbers = static_cast<size_t>(count * m.lines * kCodes);
   if (arithmetic == Arithmetic::float32) {
     kernel = set.float32;
-    bool as_it_is = count == 1 && !x_is_bfloat16 && m.lines * kCodes == m.columns;
+    bool as_it_is = count == 1 && !is_bfloat16 && m.lines * kCodes == m.columns;
     prepare = as_it_is ? nullptr : set.prepare_float32;
     job.values = as_it_is ? const_cast<void*>(x) : scratch(0, numbers * 4);
   } else if (arithmetic == Arithmetic::bfloat16) {
@@ -242,8 +255,16 @@ void PackedMatrix::multiply(const void* x, bool x_is_bfloat16, int64_t count, fl
   prepared.values = job.values;
   prepared.scales = job.scales;
   prepared.sums = job.sums;
+  // Sums are rounded to the output's type where they are still in the caches.
+  float* sums = is_bfloat16 ? reinterpret_cast<float*>(
+                                  scratch(3, static_cast<size_t>(count * m.rows) * 4))
+                            : static_cast<float*>(out);
   parallel_for(m.groups, threads, [&](int64_t first, int64_t last) {
-    kernel(m, prepared, out, out_stride, first, last);
+    kernel(m, prepared, sums, m.rows, first, last);
+    if (!is_bfloat16) return;
+    int64_t begin = first * kRows, many = std::min(last * kRows, m.rows) - begin;
+    for (int64_t at = begin; at < count * m.rows; at += m.rows)
+      set.to_bfloat16(sums + at, many, static_cast<uint16_t*>(out) + at);
   });
 }
 
@@ -259,8 +280,8 @@ void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* o
       unpack_group(packed, g);
       int64_t begin = std::max(first - g * kRows, int64_t{0});
       int64_t end = std::min({last - g * kRows, m.rows - g * kRows, kRows});
-      for (int64_t r = begin; r < end; ++r)
-        for (int64_t b = 0; b < m.blocks; ++b) scales[r * m.blocks + b] = scale(g * kRows + r, b);
+      for (int64_t b = 0; b < m.blocks; ++b)
+        for (int64_t r = begin; r < end; ++r) scales[r * m.blocks + b] = scale(g * kRows + r, b);
       // Where row 0 of the group would be.
       auto place = static_cast<uint8_t*>(out) +
                    (g * kRows - first) * m.columns * static_cast<int64_t>(width);

@@ -46,10 +46,10 @@ class PackedMatrix {
   void unpack(uint8_t* packed) const;
   void unpack_scales(float* scales) const;
 
-  // out[c * out_stride + r] = sum over k of W[r, k] x[c * columns + k], for `count` columns c of
-  // contiguous float32 (or, with `x_is_bfloat16`, bfloat16) activations.
-  void multiply(const void* x, bool x_is_bfloat16, int64_t count, float* out, int64_t out_stride,
-                Arithmetic arithmetic, int threads) const;
+  // out[c * rows + r] = sum over k of W[r, k] x[c * columns + k], for `count` columns c of
+  // contiguous activations. Both are float32 or, with `is_bfloat16`, bfloat16.
+  void multiply(const void* x, bool is_bfloat16, int64_t count, void* out, Arithmetic arithmetic,
+                int threads) const;
 
   // Rows [first, last) as numbers, row-major, rounded to nearest even where `type` is short.
   void dequantize(int64_t first, int64_t last, OutType type, void* out, int threads) const;

@@ -137,8 +137,8 @@ NB_MODULE(_native, module) {
            })
       .def("multiply",
            [](const PackedMatrix& self, uintptr_t x, bool x_is_bfloat16, int64_t count,
-              uintptr_t out, int64_t out_stride, int arithmetic, int threads) {
-             self.multiply(at<const void>(x), x_is_bfloat16, count, at<float>(out), out_stride,
+              uintptr_t out, int arithmetic, int threads) {
+             self.multiply(at<const void>(x), x_is_bfloat16, count, at<void>(out),
                            static_cast<Arithmetic>(arithmetic), threads);
            },
            release())

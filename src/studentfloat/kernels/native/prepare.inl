@@ -1,4 +1,5 @@
-// Laying out activations; see Activations in kernels.h. Included like scalars.inl.
+// Laying out activations (see Activations in kernels.h), and rounding what becomes of them.
+// Included like scalars.inl.
 
 namespace {
 
@@ -123,6 +124,11 @@ void prepare_int8(const Prepare& p, int64_t first, int64_t last) {
     if (p.x_is_bfloat16) prepare_int8_column(p, c, static_cast<const uint16_t*>(p.x));
     else prepare_int8_column(p, c, static_cast<const float*>(p.x));
   }
+}
+
+// What a product gives, to its output's type.
+void to_bfloat16(const float* numbers, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = bfloat16_of_float(numbers[i]);
 }
 
 }  // namespace
