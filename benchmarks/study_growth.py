@@ -9,6 +9,9 @@ runs, claims, heartbeats, cells written and synced, logs. How long a cell sleeps
 times in the log of a study that was run (--times), divided by --shrink so that the benchmark ends
 soon; what the protocol costs weighs that much more. Without --times each cell sleeps --seconds.
 
+All workers have read the study and laid out its cells before the first may claim one: on a cluster
+each has a processor for that, here they share a few. What that costs a worker is printed beside.
+
 Each worker has --cells cells to do on average, three to a configuration. Printed are the
 speed-up (the sum of all sleeps over the time from the first claim to the last cell written), the
 share of the workers' time that was work, and what a cell costs beside its work: processor time,
@@ -20,7 +23,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,9 +44,13 @@ class Sleeper:
 
     model = "m0"
 
-    def __init__(self, plan: Plan, seconds: dict[str, float]) -> None:
-        del plan
+    def __init__(self, directory: Path, seconds: dict[str, float]) -> None:
         self._seconds = seconds
+        self.start = time.process_time()
+        (directory / f"ready-{os.getpid()}").touch()
+        while not (directory / "go").exists():
+            time.sleep(0.05)
+        self.begun = time.process_time()
 
     def compute(self, cell: PlannedCell) -> StudyCell:
         time.sleep(self._seconds[cell.address])
@@ -65,10 +71,13 @@ def study(configurations: int, models: int = 1) -> tuple[Plan, str]:
 
 
 def planning() -> None:
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), time.process_time()
     plan, _ = study(333, models=100)
-    seconds = time.perf_counter() - begun
-    print(f"planning {len(plan.by_address):,} cells: {seconds:.1f} s, formats and all\n")
+    seconds, processor = time.perf_counter() - begun, time.process_time() - before
+    print(
+        f"planning {len(plan.by_address):,} cells: {processor:.1f} s of processor time, "
+        f"{seconds:.1f} s in all\n"
+    )
 
 
 def simulate(workers: int, cells: int, times: Sequence[float]) -> None:
@@ -79,11 +88,12 @@ def simulate(workers: int, cells: int, times: Sequence[float]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         store = Store(Path(directory))
         store.save_study(plan.options, plan.resolution, None)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         children = [_forked(Path(directory), seconds) for _ in range(workers)]
+        while len(list(Path(directory).glob("ready-*"))) < workers:
+            time.sleep(0.05)
+        (Path(directory) / "go").touch()
         for child in children:
             assert os.waitpid(child, 0)[1] == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         lines = list(store.log_lines())
         assert store.done() == set(seconds)
     done = [line for line in lines if line["event"] == "done"]
@@ -91,12 +101,14 @@ def simulate(workers: int, cells: int, times: Sequence[float]) -> None:
     begun = min(line["time"] for line in lines if line["event"] == "cell")
     span = max(line["time"] for line in done) - begun
     total = sum(seconds.values())
-    processor = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    idle = sum(_idle(lines, worker) for worker in {line["worker"] for line in lines})
+    spent = [line for line in lines if line["event"] == "spent"]
+    processor, start = (sum(line[key] for line in spent) for key in ("loop", "start"))
+    names = {line["worker"] for line in done}
+    idle = sum(_idle(lines, name) for name in names)
     beside = (idle + sum(line["seconds"] for line in done) - total) / len(done)
     print(
         f"{workers:7} {len(done):6} {span:8.1f} {total / span:9.1f} {total / span / workers:8.1%} "
-        f"{1000 * processor / len(done):10.1f} {1000 * beside:10.1f}",
+        f"{1000 * processor / len(done):8.1f} {1000 * beside:10.1f} {1000 * start / workers:8.0f}",
         flush=True,
     )
 
@@ -106,7 +118,15 @@ def _forked(directory: Path, seconds: dict[str, float]) -> int:
     if child == 0:
         code = 1
         try:
-            work(directory, laboratory=lambda plan, *_: Sleeper(plan, seconds))
+            before, sleepers = time.process_time(), []
+
+            def begin(*_: object) -> Sleeper:
+                sleepers.append(Sleeper(directory, seconds))
+                return sleepers[0]
+
+            work(directory, laboratory=begin)
+            start, loop = sleepers[0].start - before, time.process_time() - sleepers[0].begun
+            Store(directory).log(f"spent-{os.getpid()}", event="spent", start=start, loop=loop)
             code = 0
         finally:
             os._exit(code)
@@ -140,7 +160,7 @@ def main() -> None:
         print(f"{len(times)} times of {given.times}, mean {sum(times) / len(times):.2f} s "
               f"after division by {given.shrink:g}")  # fmt: skip
     print(f"{'workers':>7} {'cells':>6} {'seconds':>8} {'speed-up':>9} {'of ideal':>8} "
-          f"{'CPU ms':>10} {'beside ms':>10}")  # fmt: skip
+          f"{'CPU ms':>8} {'beside ms':>10} {'start ms':>8}")  # fmt: skip
     for workers in map(int, given.workers.split(",")):
         simulate(workers, given.cells, times)
 

@@ -65,12 +65,12 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> int:
-    said, _ = process.communicate(timeout=180)
+    said, _ = process.communicate(timeout=400)
     print(said)
     return process.returncode
 
 
-def stop_mid_cell(directory: Path, *, done: int = 1, timeout: float = 150) -> tuple[str, Holder]:
+def stop_mid_cell(directory: Path, *, done: int = 1, timeout: float = 400) -> tuple[str, Holder]:
     """Freeze a worker that is computing a cell: its address, and the worker.
 
     Waits until some cells are done, so that it is a computation that is met, not a start.

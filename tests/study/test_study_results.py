@@ -228,11 +228,13 @@ def test_latex(place) -> None:
 
 def test_a_damaged_cell_is_done_again(place, result, tmp_path) -> None:
     shutil.copytree(place / "out", tmp_path / "out")
-    address = result.models[0].rows[0].cells[0]
+    name, address = result.models[0].rows[0].configuration.name, result.models[0].rows[0].cells[0]
     file = Store(tmp_path / "out").cell_file(address)
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
-    assert len(read_study(tmp_path / "out").models[0].rows[0].cells) < 3
+    rows = {row.configuration.name: row for row in read_study(tmp_path / "out").models[0].rows}
+    assert address not in rows[name].cells
+    assert rows[name].quality is None
     assert not file.exists()
     assert run_study(tmp_path / "out", RunSettings(InThisProcess())).failed == 1
     assert file.read_bytes() == whole

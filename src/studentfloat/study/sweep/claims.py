@@ -200,14 +200,16 @@ class Claims:
         Holder or None
             Whose it was; None if it lives, is gone, or another took it away.
         """
-        holder, age = self.holder(name), self.age(name)
-        if holder is None or age is None:
+        holder = self.holder(name)
+        if holder is None:
             return None
         if holder.machine == self._holder.machine:
             if not holder.is_dead():
                 return None
-        elif age < self._patience:
-            return None
+        else:
+            age = self.age(name)
+            if age is None or age < self._patience:
+                return None
         return holder if self._rename_away(name, holder) else None
 
     def _rename_away(self, name: str, dead: Holder) -> bool:

@@ -68,13 +68,17 @@ def index_study(plan: Plan, store: Store, progress: Progress = lambda share, wha
     """
     index = store.root / "index.sqlite"
     temporary = store.root / f".index.{secrets.token_hex(6)}"
+    done = store.done()
     try:
-        if _is_sound(index):
+        sound = _is_sound(index)
+        if sound and done & plan.by_address.keys() <= _indexed(index):
+            return index
+        if sound:
             temporary.write_bytes(index.read_bytes())
         with closing(sqlite3.connect(temporary)) as connection:
             _create(connection)
-            known = {a for (a,) in connection.execute("SELECT DISTINCT address FROM measures")}
-            new = [cell.address for cell in plan.cells if cell.address not in known]
+            known = _addresses(connection)
+            new = [a for a in plan.by_address if a in done and a not in known]
             for i, address in enumerate(new):
                 progress(i / len(new), "reading cells")
                 _add(connection, store.read_cell(address))
@@ -97,6 +101,15 @@ def _is_sound(index: Path) -> bool:
             return bool(version == _INDEX_VERSION and sound == "ok")
     except sqlite3.Error:
         return False
+
+
+def _indexed(index: Path) -> set[str]:
+    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as connection:
+        return _addresses(connection)
+
+
+def _addresses(connection: sqlite3.Connection) -> set[str]:
+    return {a for (a,) in connection.execute("SELECT DISTINCT address FROM measures")}
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -27,6 +27,7 @@ __all__ = ["Queue", "Worked", "work"]
 
 _AS_USUAL = WorkSettings()
 _IDLE = 0.5
+_LOOKED_AT = 8
 _LONGEST_ERROR = 2000
 
 
@@ -144,7 +145,8 @@ class _Loop:
     def _wait(self, names: set[str]) -> None:
         """All that is left is claimed: look after those whose holders are dead, and wait."""
         if not self._break_dead(names):
-            time.sleep(_IDLE)
+            # Of many that wait each looks at some claims, so that together they see all.
+            time.sleep(_IDLE * (1 + random.random()))
             self._queue.drop(self._store.done() | self._given_up(self._store.failed()))
 
     def _settled(self, address: str) -> bool:
@@ -157,7 +159,8 @@ class _Loop:
     def _break_dead(self, names: set[str]) -> bool:
         """Take cells away from holders that are dead; whether there was one."""
         broken = False
-        for cell in self._queue.claimed(names):
+        claimed = self._queue.claimed(names)
+        for cell in random.sample(claimed, min(len(claimed), _LOOKED_AT)):
             dead = self._claims.break_dead(cell.address)
             if dead is not None:
                 broken = True
@@ -183,6 +186,9 @@ class _Loop:
             self._worked.failed += 1
             self.say(event="failed", cell=cell.address, error=_in_a_line(error))
             self._laboratory.leave()
+            if not self._given_up({cell.address}):
+                self._queue.postpone(cell)
+                return
         finally:
             self._claims.release(cell.address)
         self._queue.drop({cell.address}, begun=cell.group)
@@ -222,6 +228,11 @@ class Queue:
                     del self._left[cell.group]
         if begun is not None:
             self._begun = begun
+
+    def postpone(self, cell: PlannedCell) -> None:
+        """Try a cell again, with what is left of its group, but after all others."""
+        self._left[cell.group] = self._left.pop(cell.group)
+        self._begun = None
 
     def candidates(
         self, claimed: set[str], model: str | None, *, skip: int = 0
