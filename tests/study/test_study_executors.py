@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from importlib.util import find_spec
-from pathlib import Path
 from shutil import which
 
 import pytest
@@ -17,31 +16,13 @@ from studentfloat.study.sweep.on_slurm import SlurmExecutor
 from studentfloat.study.sweep.options import WorkSettings
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.study_file import read_study_file
-from studentfloat.study.sweep.worker import work
-from tests import tiny
 from tests.study.studies import (
-    CELLS,
     cells_of,
     events,
     finish,
     start,
     stop_mid_cell,
-    write_study,
 )
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("study")
-    return write_study(directory, tiny.save(tiny.llama, directory / "llama"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(study, tmp_path_factory) -> dict[str, bytes]:
-    directory = tmp_path_factory.mktemp("undisturbed")
-    begin_study(read_study_file(study), directory)
-    assert work(directory).computed == CELLS
-    return cells_of(directory)
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="the extra 'ray' is not installed")

@@ -16,7 +16,6 @@ from studentfloat.study.sweep.drive import RunSettings, begin_study, run_study
 from studentfloat.study.sweep.store import Store, StoreError
 from studentfloat.study.sweep.study_file import read_study_file
 from studentfloat.study.sweep.worker import work
-from tests import tiny
 from tests.study.studies import (
     CELLS,
     cells_of,
@@ -24,25 +23,7 @@ from tests.study.studies import (
     finish,
     start,
     stop_mid_cell,
-    write_study,
 )
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("study")
-    return write_study(directory, tiny.save(tiny.llama, directory / "llama"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(study, tmp_path_factory) -> dict[str, bytes]:
-    """What a worker writes that nothing happens to."""
-    directory = tmp_path_factory.mktemp("undisturbed")
-    begin_study(read_study_file(study), directory)
-    worked = work(directory)
-    assert (worked.computed, worked.failed) == (CELLS, 0)
-    assert Store(directory).claims().names() == set()
-    return cells_of(directory)
 
 
 def test_two_drivers_and_a_worker_killed_mid_cell(study, undisturbed, tmp_path) -> None:

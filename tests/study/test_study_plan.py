@@ -252,7 +252,10 @@ def test_options_survive_the_store(tmp_path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("name", "cells"), [("quick", 12), ("sensitivity", 13), ("paper", 5553)])
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("quick", 12), ("sensitivity", 13), ("smollm2-tasks", 60), ("paper", 5553)],
+)
 def test_the_studies_that_ship(name, cells) -> None:
     plan = make_plan(read_study_file(STUDIES / f"{name}.toml"))
     assert len(plan.cells) == cells

@@ -226,6 +226,21 @@ def test_latex(place) -> None:
     assert r"\textbf{" in text
 
 
+def test_markdown(place, result) -> None:
+    text = export_study(place / "out", "markdown")
+    tables = [table.splitlines() for table in text.split("\n\n")]
+    assert [len(table) for table in tables] == [3 + len(model.rows) for model in result.models]
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+        assert table[2].startswith("| original | – |")
+    (nf4,) = [line for line in tables[0] if line.startswith("| nf4 |")]
+    row = next(row for row in result.models[0].rows if row.configuration.name == "nf4")
+    assert f"{row.quality.perplexity:.2f} ± {row.quality.perplexity_se:.2f}" in nf4
+    score = next(s for s in row.scores if s.task == "winogrande" and s.primary)
+    assert f"{100 * score.value:.1f}" in nf4
+    assert f"± {100 * score.standard_error:.1f}" in nf4
+
+
 def test_a_damaged_cell_is_done_again(place, result, tmp_path) -> None:
     shutil.copytree(place / "out", tmp_path / "out")
     name, address = result.models[0].rows[0].configuration.name, result.models[0].rows[0].cells[0]

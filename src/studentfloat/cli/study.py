@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["study"]
 
 _SOME_FAILED = 3
-_FORMATS = ("json", "jsonl", "csv", "parquet", "lm-eval", "latex")
+_FORMATS = ("json", "jsonl", "csv", "parquet", "lm-eval", "latex", "markdown")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -23,14 +23,16 @@ from studentfloat.records import (
     write_text_atomically,
 )
 from studentfloat.study.sweep.drive import open_study
-from studentfloat.study.sweep.latex import latex_tables
 from studentfloat.study.sweep.measures import COLUMNS, measure_rows
 from studentfloat.study.sweep.options import ORIGINAL
 from studentfloat.study.sweep.results import read_study
+from studentfloat.study.sweep.tables import latex_tables, markdown_tables
 
 __all__ = ["export_study"]
 
 Progress = Callable[[float, str], None]
+
+_TABLES = {"latex": latex_tables, "markdown": markdown_tables}
 
 
 def export_study(
@@ -46,7 +48,7 @@ def export_study(
     target
         ``json`` (a :class:`~studentfloat.records.StudyResult`), ``jsonl``, ``csv`` or
         ``parquet`` (a row for each configuration and measure), ``lm-eval`` (a directory of
-        result files as lm-evaluation-harness writes them) or ``latex``.
+        result files as lm-evaluation-harness writes them), ``latex`` or ``markdown``.
     output
         A file, or a directory for ``lm-eval``; None gives the text.
 
@@ -78,8 +80,8 @@ def _text(directory: Path, target: str, progress: Progress) -> str:
     if target == "json":
         result = read_study(directory, progress)
         return json.dumps(record_to_json(result), indent=1, allow_nan=False) + "\n"
-    if target == "latex":
-        return latex_tables(read_study(directory, progress))
+    if target in _TABLES:
+        return _TABLES[target](read_study(directory, progress))
     rows = measure_rows(*open_study(directory), progress)
     if target == "jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,4 +1,6 @@
-"""The table of a paper: a row for each configuration, columns for quality and each task."""
+"""The table of a paper, in LaTeX or Markdown: a row for each configuration, columns for quality
+and each task.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ from collections.abc import Callable
 
 from studentfloat.records import PairedDifference, StudyModel, StudyResult, StudyRow, TaskScore
 
-__all__ = ["latex_tables"]
+__all__ = ["latex_tables", "markdown_tables"]
 
+_KL = "KL (10⁻³)"
 _SPECIAL = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
@@ -20,11 +23,16 @@ def latex_tables(result: StudyResult) -> str:
     The best figure of a column is bold, and so is every one that no test tells from it.
     """
     preamble = "% \\usepackage{booktabs} in the preamble\n"
-    return preamble + "\n".join(_table(result.name, model) for model in result.models)
+    return preamble + "\n".join(_latex(result.name, model) for model in result.models)
+
+
+def markdown_tables(result: StudyResult) -> str:
+    """One table for each model, with standard errors; bold as in :func:`latex_tables`."""
+    return "\n".join(_markdown(model) for model in result.models)
 
 
 class _Column:
-    """A measure: its heading, the figure of a row, and what is best."""
+    """A measure: its heading, the figure of a row with its standard error, and what is best."""
 
     def __init__(
         self,
@@ -32,11 +40,12 @@ class _Column:
         value: Callable[[StudyRow], float | None],
         show: str,
         *,
+        error: Callable[[StudyRow], float | None] = lambda row: None,
         measure: str = "",
         more_is_better: bool = False,
         original: float | None = None,
     ) -> None:
-        self.heading, self.value, self.show = heading, value, show
+        self.heading, self.value, self.show, self.error = heading, value, show, error
         self.measure, self.more_is_better, self.original = measure, more_is_better, original
 
     def best(self, rows: tuple[StudyRow, ...], pairs: tuple[PairedDifference, ...]) -> set[str]:
@@ -61,24 +70,25 @@ def _columns(model: StudyModel) -> list[_Column]:
     if any(quality.perplexity is not None for quality in qualities):
         baseline = None if model.baseline is None else model.baseline.perplexity
         columns.append(
-            _Column("PPL", _perplexity, "{:.2f}",
+            _Column("PPL", _quality("perplexity"), "{:.2f}", error=_quality("perplexity_se"),
                     original=baseline)
         )  # fmt: skip
     if any(quality.kl is not None for quality in qualities):
-        columns.append(_Column(r"KL ($10^{-3}$)", _kl, "{:.2f}", measure="kl", original=0.0))
+        kl, error = _quality("kl", 1000), _quality("kl_se", 1000)
+        columns.append(_Column(_KL, kl, "{:.2f}", error=error, measure="kl", original=0.0))
     scores = [score for row in model.rows for score in row.scores if score.primary]
     for task, metric in dict.fromkeys((score.task, score.metric) for score in scores):
         columns.append(_task_column(model, task, metric))
     units = dict.fromkeys(its.unit for row in model.rows for its in row.hardware)
-    return columns + [_Column(f"area ({_escaped(u)})", _area(u), "{:.0f}") for u in units]
+    return columns + [_Column(f"area ({u})", _area(u), "{:.0f}") for u in units]
 
 
-def _perplexity(row: StudyRow) -> float | None:
-    return None if row.quality is None else row.quality.perplexity
+def _quality(name: str, factor: int = 1) -> Callable[[StudyRow], float | None]:
+    def value(row: StudyRow) -> float | None:
+        found = None if row.quality is None else getattr(row.quality, name)
+        return None if found is None else factor * found
 
-
-def _kl(row: StudyRow) -> float | None:
-    return None if row.quality is None or row.quality.kl is None else 1000 * row.quality.kl
+    return value
 
 
 def _area(unit: str) -> Callable[[StudyRow], float | None]:
@@ -93,20 +103,44 @@ def _task_column(model: StudyModel, task: str, metric: str) -> _Column:
         score = find(row.scores)
         return None if score is None else factor * score.value
 
+    def error(row: StudyRow) -> float | None:
+        score = find(row.scores)
+        known = None if score is None else score.standard_error
+        return None if known is None else factor * known
+
     original = find(model.original_scores)
     more = any(s.higher_is_better for row in model.rows if (s := find(row.scores)) is not None)
     factor = 100 if more else 1
     return _Column(
-        _escaped(task),
+        task,
         value,
         "{:.1f}" if more else "{:.2f}",
+        error=error,
         measure=f"{task} {metric}",
         more_is_better=more,
         original=None if original is None else factor * original.value,
     )
 
 
-def _table(name: str, model: StudyModel) -> str:
+def _markdown(model: StudyModel) -> str:
+    columns = _columns(model)
+    best = [column.best(model.rows, model.differences) for column in columns]
+    lines = [
+        " | ".join([model.model, *(column.heading for column in columns)]),
+        "---|" * (1 + len(columns)),
+        " | ".join(["original", *(_figure(c.original, c.show, "") for c in columns)]),
+    ]
+    for row in model.rows:
+        name = row.configuration.name
+        cells = [
+            _figure(column.value(row), column.show, "**" * (name in winners), column.error(row))
+            for column, winners in zip(columns, best, strict=True)
+        ]
+        lines.append(" | ".join([name.replace("|", "\\|"), *cells]))
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}" for line in lines) + "\n"
+
+
+def _latex(name: str, model: StudyModel) -> str:
     columns = _columns(model)
     best = [column.best(model.rows, model.differences) for column in columns]
     lines = [
@@ -116,21 +150,32 @@ def _table(name: str, model: StudyModel) -> str:
         "what no paired test tells from it.}",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
-        " & ".join(["format", *(column.heading for column in columns)]) + r" \\",
+        " & ".join(["format", *(_heading(column) for column in columns)]) + r" \\",
         r"\midrule",
-        " & ".join(["original", *(_figure(c.original, c.show) for c in columns)]) + r" \\",
+        " & ".join(["original", *(_typeset(c.original, c.show) for c in columns)]) + r" \\",
         r"\midrule",
     ]
     for row in model.rows:
         cells = [
-            _figure(column.value(row), column.show, bold=row.configuration.name in winners)
+            _typeset(column.value(row), column.show, bold=row.configuration.name in winners)
             for column, winners in zip(columns, best, strict=True)
         ]
         lines.append(" & ".join([_escaped(row.configuration.name), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def _figure(value: float | None, show: str, *, bold: bool = False) -> str:
+def _figure(value: float | None, show: str, mark: str, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    text = f"{mark}{show.format(value)}{mark}"
+    return text if error is None else f"{text} ± {show.format(error)}"
+
+
+def _heading(column: _Column) -> str:
+    return _escaped(column.heading).replace("10⁻³", "$10^{-3}$")
+
+
+def _typeset(value: float | None, show: str, *, bold: bool = False) -> str:
     if value is None:
         return "--"
     text = show.format(value)
