@@ -50,7 +50,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def instruction_set() -> str:
-    """What is in use: "avx512", "avx2", "plain" (C++), or "none" (NumPy and torch)."""
+    """What is in use: "avx512", "avx2", "neon-dot", "neon" or "plain" (C++), or "none"."""
     return str(_module.instruction_set()) if _module and _enabled else NONE
 
 

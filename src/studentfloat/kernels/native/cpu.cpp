@@ -3,6 +3,10 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(STUDENTFLOAT_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace studentfloat {
 
 namespace {
@@ -18,6 +22,19 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
          __builtin_cpu_supports("avx512bf16");
+}
+#endif
+
+#ifdef STUDENTFLOAT_ARM
+bool has_dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP, which old headers lack
+  return getauxval(AT_HWCAP) & kDotProducts;
+#elif defined(__APPLE__)
+  return true;  // Apple's processors for Macs all do
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -40,6 +57,10 @@ int available_sets(const InstructionSet** sets) {
   __builtin_cpu_init();
   if (has_avx512()) sets[count++] = &kAvx512;
   if (has_avx2()) sets[count++] = &kAvx2;
+#endif
+#ifdef STUDENTFLOAT_ARM
+  if (has_dot_products()) sets[count++] = &kNeonDot;
+  sets[count++] = &kNeon;
 #endif
   sets[count++] = &kPlain;
   return count;

@@ -123,5 +123,9 @@ extern const InstructionSet kPlain;
 extern const InstructionSet kAvx2;
 extern const InstructionSet kAvx512;
 #endif
+#ifdef STUDENTFLOAT_ARM
+extern const InstructionSet kNeon;
+extern const InstructionSet kNeonDot;
+#endif
 
 }  // namespace studentfloat
