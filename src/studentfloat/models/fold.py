@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from studentfloat.models.walk import WeightKind, WeightSite
+from studentfloat.models.walk import WeightSite
 
 __all__ = ["Fold", "fold_scale"]
 
@@ -122,8 +122,3 @@ def _rows(weight: nn.Parameter, biases: tuple[nn.Parameter, ...]) -> _Change:
 
 def _of(sites: Sequence[WeightSite]) -> list[nn.Parameter]:
     return [site.parameter for site in sites]
-
-
-def can_be_scaled(site: WeightSite) -> bool:
-    """Whether the weight's inputs are one number per column: not so for patches of images."""
-    return site.kind not in (WeightKind.CONVOLUTION, WeightKind.EMBEDDING)

@@ -19,7 +19,7 @@ from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
-from studentfloat.quantize.stored import Orientation, StoredWeight, stored_parts
+from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.tensor import has_packed_matrix
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -89,11 +89,6 @@ class PackedModule(nn.Module):
     def packed_weight(self, name: str = "weight") -> QuantizedWeight:
         """The weight put together; shares memory with the parameters."""
         return self.stored[name].assemble(self.parts(name))
-
-    def load_packed(self, weight: QuantizedWeight, name: str = "weight") -> None:
-        """Take the tensors of a quantized weight that this module was declared for."""
-        for suffix, part in stored_parts(weight).items():
-            self.put_part(name + suffix, part)
 
     def tie(self, owner: PackedModule) -> None:
         """Use another module's stored tensors; codes stay here too, tied as parameters."""
