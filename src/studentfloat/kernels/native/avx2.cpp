@@ -37,18 +37,33 @@ ALWAYS_INLINE float greatest_of(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+// Up to 16 bytes, and zeros: what lies behind them is not read.
+ALWAYS_INLINE __m128i load_first_bytes(const uint8_t* from, int64_t count) {
+  const __m128i* at = reinterpret_cast<const __m128i*>(from);
+  if (count >= 16) return _mm_loadu_si128(at);
+  if (count == 8) return _mm_loadl_epi64(at);  // blocks of 16 codes
+  uint8_t bytes[16] = {};
+  if (count > 0) __builtin_memcpy(bytes, from, static_cast<size_t>(count));
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+}
+
 // See codec.inl.
 struct Lanes {
-  __m256 thresholds[16];  // each in all lanes
+  __m256 middle, three, eleven;  // thresholds
+  // Thresholds by their level's place in a search, negated: permutations look at its lowest 3 bits.
+  __m256 odd, even;
   __m128i codes;
-  __m256i magnitude;      // the greatest seen, as bits
-  int used;
+  __m256i magnitude;             // the greatest seen, as bits
 
   explicit Lanes(const Encoder& e)
-      : codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e.codes))),
-        magnitude(_mm256_setzero_si256()),
-        used(e.thresholds_used) {
-    for (int t = 0; t < 16; ++t) thresholds[t] = _mm256_set1_ps(e.thresholds[t]);
+      : middle(_mm256_set1_ps(e.thresholds[7])),
+        three(_mm256_set1_ps(e.thresholds[3])),
+        eleven(_mm256_set1_ps(e.thresholds[11])),
+        codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e.codes))),
+        magnitude(_mm256_setzero_si256()) {
+    const float* cut = e.thresholds;
+    odd = _mm256_setr_ps(cut[1], 0, 0, 0, 0, cut[13], cut[9], cut[5]);
+    even = _mm256_setr_ps(cut[0], cut[14], cut[12], cut[10], cut[8], cut[6], cut[4], cut[2]);
   }
 
   bool all_finite() const {
@@ -59,40 +74,62 @@ struct Lanes {
   ALWAYS_INLINE void extremes(const float* x, int64_t count, float* greatest, float* least) {
     const __m256i number = _mm256_set1_epi32(0x7FFFFFFF);
     __m256 above = _mm256_setzero_ps(), below = above;
+    __m256i most = magnitude;  // a member would be stored each time
     for (int64_t i = 0; i < count; i += 8) {
       __m256 v = load_first(x + i, count - i);
       above = _mm256_max_ps(v, above);
       below = _mm256_min_ps(v, below);
-      magnitude = _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(v), number));
+      most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(v), number));
     }
+    magnitude = most;
     *greatest = greatest_of(above);
     *least = -greatest_of(_mm256_sub_ps(_mm256_setzero_ps(), below));
   }
 
-  // How many thresholds are below, in each lane.
+  // A step of a binary search: twice the level, and one more where v is above the threshold. A true
+  // comparison counts -1, so levels are negative.
+  static ALWAYS_INLINE __m256i step(__m256i level, __m256 v, __m256 cut) {
+    __m256i above = _mm256_castps_si256(_mm256_cmp_ps(v, cut, _CMP_GT_OQ));
+    return _mm256_add_epi32(_mm256_add_epi32(level, level), above);
+  }
+
+  // Minus the number of thresholds below.
   ALWAYS_INLINE __m256i level(__m256 v) const {
-    __m256i below = _mm256_setzero_si256();
-    for (int t = 0; t < used; ++t) {
-      __m256 more = _mm256_cmp_ps(v, thresholds[t], _CMP_GT_OQ);
-      below = _mm256_sub_epi32(below, _mm256_castps_si256(more));
-    }
-    return below;
+    __m256 upper = _mm256_cmp_ps(v, middle, _CMP_GT_OQ);
+    __m256i at = step(_mm256_castps_si256(upper), v, _mm256_blendv_ps(three, eleven, upper));
+    at = step(at, v, _mm256_permutevar8x32_ps(odd, at));
+    return step(at, v, _mm256_permutevar8x32_ps(even, at));
   }
 
   ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
     const __m256 by = _mm256_set1_ps(divisor);
-    for (int64_t i = 0; i < count; i += 8) {
+    int64_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+      __m256i levels[4];
+      for (int k = 0; k < 4; ++k)
+        levels[k] = level(_mm256_div_ps(_mm256_loadu_ps(x + i + 8 * k), by));
+      __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(levels[0], levels[1]),
+                                         _mm256_packs_epi32(levels[2], levels[3]));
+      bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      bytes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(codes), _mm256_abs_epi8(bytes));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), bytes);
+    }
+    for (; i < count; i += 8) {
       __m256i levels = level(_mm256_div_ps(load_first(x + i, count - i), by));
       __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(levels),
                                       _mm256_extracti128_si256(levels, 1));
-      __m128i eight = _mm_shuffle_epi8(codes, _mm_packus_epi16(words, words));
-      int64_t bytes = _mm_cvtsi128_si64(eight);
-      __builtin_memcpy(out + i, &bytes, static_cast<size_t>(count - i < 8 ? count - i : 8));
+      __m128i eight = _mm_shuffle_epi8(codes, _mm_abs_epi8(_mm_packs_epi16(words, words)));
+      if (count - i >= 8) {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + i), eight);
+      } else {
+        int64_t bytes = _mm_cvtsi128_si64(eight);
+        __builtin_memcpy(out + i, &bytes, static_cast<size_t>(count - i));
+      }
     }
   }
 };
 
-// Byte b of each of a table's 16 values, for b below kBytes, and values put together from them.
+// A table's 16 values of kBytes each, byte by byte: one shuffle looks up a byte of 32 values.
 template <int kBytes>
 struct BytePlanes {
   __m256i planes[kBytes];
@@ -182,61 +219,50 @@ struct LookUp {
   }
 
   // Both look-ups want the codes of consecutive registers in turn in the lower and upper half.
-  ALWAYS_INLINE void put_values(__m256i codes, int64_t left, float scale, const BytePlanes<4>&,
-                                float* out) const {
+  ALWAYS_INLINE void put_values(__m256i codes, int64_t left, float scale,
+                                const BytePlanes<4>& planes, float* out) const {
     const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
     __m256i values[4];
-    floats.look_up(_mm256_permutevar8x32_epi32(codes, order), values);
+    planes.look_up(_mm256_permutevar8x32_epi32(codes, order), values);
     for (int i = 0; i < 4; ++i) {
       __m256 v = _mm256_mul_ps(_mm256_castsi256_ps(values[i]), _mm256_set1_ps(scale));
       put(_mm256_castps_si256(v), left - 8 * i, out + 8 * i);
     }
   }
 
-  ALWAYS_INLINE void put_values(__m256i codes, int64_t left, float, const BytePlanes<2>& halves,
+  ALWAYS_INLINE void put_values(__m256i codes, int64_t left, float, const BytePlanes<2>& planes,
                                 uint16_t* out) const {
     __m256i values[2];
-    halves.look_up(_mm256_permute4x64_epi64(codes, 0xD8), values);
+    planes.look_up(_mm256_permute4x64_epi64(codes, 0xD8), values);
     for (int i = 0; i < 2; ++i) put(values[i], left - 16 * i, out + 16 * i);
   }
 
   template <class Out>
-  ALWAYS_INLINE auto planes(float scale) const {
+  ALWAYS_INLINE auto planes_for(float scale) const {
     if constexpr (sizeof(Out) == 4) return floats;
     else return scaled_halves(scale);
   }
 
   template <class Out>
   void bytes(const uint8_t* codes, int64_t count, float scale, Out* out) const {
-    const auto table_bytes = planes<Out>(scale);
+    const auto planes = planes_for<Out>(scale);
     for (int64_t i = 0; i < count; i += kWidth) {
-      uint8_t last[kWidth] = {};
-      const uint8_t* from = codes + i;
-      if (count - i < kWidth) {
-        __builtin_memcpy(last, from, static_cast<size_t>(count - i));
-        from = last;
-      }
-      put_values(load_bytes(from), count - i, scale, table_bytes, out + i);
+      __m128i first = load_first_bytes(codes + i, count - i);
+      __m128i second = load_first_bytes(codes + i + 16, count - i - 16);
+      put_values(_mm256_set_m128i(second, first), count - i, scale, planes, out + i);
     }
   }
 
   template <class Out>
   void pairs(const uint8_t* packed, int64_t count, float scale, Out* out) const {
-    const auto table_bytes = planes<Out>(scale);
+    const auto planes = planes_for<Out>(scale);
     for (int64_t i = 0; i < count; i += kWidth) {
-      uint8_t last[kWidth / 2] = {};
-      const uint8_t* from = packed + i / 2;
-      if (count - i < kWidth) {
-        __builtin_memcpy(last, from, static_cast<size_t>(count - i + 1) / 2);
-        from = last;
-      }
       // A byte in each 16-bit lane: its low code stays in the lower byte, its high one goes to
       // the bottom of the upper.
-      __m256i wide =
-          _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      __m256i wide = _mm256_cvtepu8_epi16(load_first_bytes(packed + i / 2, (count - i + 1) / 2));
       __m256i codes = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)),
                                        _mm256_set1_epi8(15));
-      put_values(codes, count - i, scale, table_bytes, out + i);
+      put_values(codes, count - i, scale, planes, out + i);
     }
   }
 };
@@ -348,6 +374,7 @@ struct Bfloat16 {
   // The activations of some lines, in their order (see Activations).
   static ALWAYS_INLINE const float* as_floats(const uint16_t* values, int64_t lines, float* room) {
     const __m256i shift = _mm256_setr_epi32(16, 16, 16, 16, 0, 0, 0, 0);
+#pragma GCC unroll 8
     for (int64_t l = 0; l < lines; ++l) {
       __m256i pairs = _mm256_broadcastsi128_si256(
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + l * kCodes)));
