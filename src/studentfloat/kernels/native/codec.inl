@@ -12,8 +12,9 @@ constexpr float kLeastNormal = 0x1p-126f;
 // The quotient, away from zero where it is so coarse (subnormal) that the peak would clip.
 inline float divide_outward(float peak, float extreme) {
   float scale = peak / extreme;
-  bool too_small = __builtin_fabsf(scale) < kLeastNormal &&
-                   __builtin_fabsf(scale * extreme) < __builtin_fabsf(peak);
+  // Both, whatever the first says: a branch would keep scales from being found several at a time.
+  bool too_small = (__builtin_fabsf(scale) < kLeastNormal) &
+                   (__builtin_fabsf(scale * extreme) < __builtin_fabsf(peak));
   // One more in the bits is the next number away from zero; the sign is the true quotient's.
   uint32_t sign = (bits_of(peak) ^ bits_of(extreme)) & 0x80000000u;
   uint32_t next = sign | ((bits_of(scale) & 0x7FFFFFFFu) + 1);
