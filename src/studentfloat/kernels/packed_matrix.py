@@ -264,7 +264,7 @@ class PackedMatrix:
             rounded to nearest even. By default a new float32 NumPy array.
         """
         if out is None:
-            out = np.empty(self.shape, dtype=np.float32)
+            out = empty_like(self.table, self.shape, "float32")
         if tuple(out.shape) != self.shape or dtype_name(out) not in _OUT_TYPES:
             raise DataError(
                 f"{dtype_name(out)} of shape {tuple(out.shape)} cannot take a matrix of shape "

@@ -19,7 +19,6 @@ namespace studentfloat {
 
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 

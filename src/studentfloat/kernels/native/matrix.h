@@ -9,6 +9,8 @@
 
 namespace studentfloat {
 
+constexpr size_t kHugePage = size_t{2} << 20;
+
 // Asks for huge pages under fresh memory: it is touched for the first time at less cost.
 void advise_huge_pages(void* bytes, size_t size);
 

@@ -2,19 +2,24 @@
 // enough is checked by the Python side, which knows torch's and NumPy's arrays.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
 #include <limits>
+#include <memory>
+#include <new>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu.h"
 #include "matrix.h"
 #include "parallel.h"
+#include "pool.h"
 #include "sketch.h"
 
 namespace nb = nanobind;
@@ -110,9 +115,20 @@ NB_MODULE(_native, module) {
                      at<int64_t>(counts), at<int64_t>(fractions));
       },
       release());
-  module.def("advise_huge_pages", [](uintptr_t bytes, size_t size) {
-    advise_huge_pages(at<void>(bytes), size);
+  module.def("pooled_bytes", [](size_t size) {
+    auto owned = std::make_unique<Buffer>(take_pooled(size));
+    uint8_t* bytes = owned->data();
+    nb::capsule owner(owned.get(), [](void* buffer) noexcept {
+      std::unique_ptr<Buffer> back(static_cast<Buffer*>(buffer));
+      try {
+        give_pooled(std::move(*back));
+      } catch (const std::bad_alloc&) {  // then it is not kept
+      }
+    });
+    owned.release();
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(bytes, {size}, owner);
   });
+  module.def("clear_pool", &clear_pool);
   module.def(
       "read",
       [](uintptr_t bytes, int64_t count, int threads) {
