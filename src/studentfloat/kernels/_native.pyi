@@ -51,15 +51,44 @@ def sketch_tally(
 def pooled_bytes(size: int) -> npt.NDArray[np.uint8]: ...
 def clear_pool() -> int: ...
 def read(bytes: int, count: int, threads: int) -> int: ...
+def add_sparse(
+    rows: int,
+    columns: int,
+    starts: int,
+    positions: int,
+    wide: bool,
+    values: int,
+    transposed: bool,
+    x: int,
+    count: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def add_low_rank(
+    rows: int,
+    columns: int,
+    rank: int,
+    type: int,
+    left: int,
+    right: int,
+    left_scales: int,
+    right_scales: int,
+    x: int,
+    count: int,
+    out: int,
+    threads: int,
+) -> None: ...
 
 class Matrix:
     def __init__(
         self,
         packed: int,
         scales: int,
-        table: int,
-        table_int8: int,
-        int8_step: float,
+        tables: int,
+        tables_int8: int,
+        int8_steps: int,
+        count: int,
+        selectors: int,
         rows: int,
         columns: int,
         block_size: int,
@@ -77,5 +106,6 @@ class Matrix:
     def dequantize(self, first: int, last: int, type: int, out: int, threads: int) -> None: ...
     def unpack(self, packed: int) -> None: ...
     def unpack_scales(self, scales: int) -> None: ...
+    def unpack_selectors(self, selectors: int) -> None: ...
     @property
     def bytes(self) -> int: ...

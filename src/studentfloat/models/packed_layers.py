@@ -19,8 +19,8 @@ from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
+from studentfloat.quantize.packed_weight import PackedWeight, pack_weight, why_not_packed
 from studentfloat.quantize.stored import Orientation, StoredWeight
-from studentfloat.quantize.tensor import has_packed_matrix
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -101,7 +101,7 @@ class PackedModule(nn.Module):
         for name, stored in self.stored.items():
             stored.check(self.parts(name), f"{where}.{name}" if where else name)
 
-    def hold(self, matrix: PackedMatrix) -> None:
+    def hold(self, matrix: PackedMatrix | PackedWeight) -> None:
         """Let a kernel's repacked codes stand for the stored ones, which are given up."""
         codes = cast(nn.Parameter, self._parameters["weight"])
         self.__dict__["_matrix"] = matrix
@@ -216,25 +216,16 @@ class PackedLinear(PackedModule, nn.Linear):
         g = gradient.float() if gradient.dtype == torch.float16 else gradient
         return cast(Tensor, kernel.matmul_transposed(g.detach())).to(gradient.dtype)
 
-    def _kernel_for(self, input: Tensor) -> PackedMatrix | None:
+    def _kernel_for(self, input: Tensor) -> PackedMatrix | PackedWeight | None:
         """The codes repacked for the kernel, on first use; they then live there alone."""
         if not (input.is_cpu and input.dtype in _KERNEL_DTYPES and input.numel() > 0):
             return None
         owner: PackedModule = self.__dict__.get("_tied_to", self)
-        found: PackedMatrix | None = owner.__dict__.get("_matrix")
-        if found is None and self._has_kernel():
-            found = owner.packed_weight().base.packed_matrix()
+        found: PackedMatrix | PackedWeight | None = owner.__dict__.get("_matrix")
+        if found is None and why_not_packed(self.stored["weight"]) is None:
+            found = pack_weight(owner.packed_weight())
             owner.hold(found)
         return found
-
-    def _has_kernel(self) -> bool:
-        stored = self.stored["weight"]
-        return (
-            has_packed_matrix(stored.scheme, stored.matrix_shape)
-            and stored.row_tables is None
-            and stored.low_rank is None
-            and stored.outliers is None
-        )
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W as the product sees it: inputs are already divided by any input scale."""
@@ -334,13 +325,7 @@ class _PackedExperts(PackedModule):
     def expert(self, name: str, index: Any) -> Tensor:
         """One expert's matrix, as the model's own code would find it."""
         stored = self.stored[name]
-        count, *inner = stored.matrix_shape
-        number = int(index)
-        whole = self.packed_weight(name).base
-        per_expert = whole.packed.shape[0] // count
-        rows = torch.arange(number * per_expert, (number + 1) * per_expert)
-        matrix = whole.rows(rows.to(whole.packed.device)).reshape(inner)
-        matrix = matrix.to(self.experts_dtype)
+        matrix = self.packed_weight(name).member(int(index)).dequantize(self.experts_dtype)
         return matrix.T if stored.orientation is Orientation.TRANSPOSED else matrix
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

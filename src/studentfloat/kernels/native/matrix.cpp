@@ -67,9 +67,34 @@ void for_words(int64_t rows, int64_t bytes, Copy copy) {
   }
 }
 
+void put_table(Matrix& m, const float* table, const int8_t* table_int8, float int8_step) {
+  for (int i = 0; i < 16; ++i) {
+    m.table[i] = table[i];
+    m.table_bfloat16[i] = bfloat16_of_float(table[i]);
+    m.table_int8[i] = static_cast<uint8_t>(table_int8[i] + 128);
+  }
+  m.int8_step = int8_step;
+}
+
+// The scales of a group's blocks, zero where a block's mask lacks the row's bit.
+template <class Bits>
+void mask_scales(const void* from, const uint16_t* masks, int64_t blocks, void* to) {
+  auto scales = static_cast<const Bits*>(from);
+  auto out = static_cast<Bits*>(to);
+  for (int64_t b = 0; b < blocks; ++b) {
+    Bits mask = masks[b];
+    for (int64_t r = 0; r < kRows; ++r) {
+      Bits bit = static_cast<Bits>(Bits{1} << r);
+      // All ones where the bit is there: what compilers turn into comparisons of whole vectors.
+      Bits ones = static_cast<Bits>((mask & bit) == bit ? -1 : 0);
+      out[b * kRows + r] = scales[b * kRows + r] & ones;
+    }
+  }
+}
+
 // Scratch that a thread keeps between calls: a fresh one costs more than a small product.
 uint8_t* scratch(int which, size_t size) {
-  static thread_local Buffer kept[4];
+  static thread_local Buffer kept[6];
   if (kept[which].size() < size) kept[which] = Buffer(size);
   return kept[which].data();
 }
@@ -106,7 +131,8 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 PackedMatrix::PackedMatrix(const uint8_t* packed, const float* scales, const float* table,
                            const int8_t* table_int8, float int8_step, int64_t rows,
-                           int64_t columns, int64_t block_size, int bits)
+                           int64_t columns, int64_t block_size, int bits,
+                           const Alternatives& alternatives)
     : matrix_{}, block_size_(block_size), bits_(bits) {
   Matrix& m = matrix_;
   m.rows = rows;
@@ -116,12 +142,7 @@ PackedMatrix::PackedMatrix(const uint8_t* packed, const float* scales, const flo
   m.block_lines = ceil_div(block_size, kCodes);
   m.last_lines = ceil_div(columns - (m.blocks - 1) * block_size, kCodes);
   m.lines = (m.blocks - 1) * m.block_lines + m.last_lines;
-  for (int i = 0; i < 16; ++i) {
-    m.table[i] = table[i];
-    m.table_bfloat16[i] = bfloat16_of_float(table[i]);
-    m.table_int8[i] = static_cast<uint8_t>(table_int8[i] + 128);
-  }
-  m.int8_step = int8_step;
+  put_table(m, table, table_int8, int8_step);
   m.scale_type = narrowest_type(scales, rows * m.blocks);
 
   codes_ = Buffer(static_cast<size_t>(m.groups * m.lines * kLine));
@@ -145,6 +166,34 @@ PackedMatrix::PackedMatrix(const uint8_t* packed, const float* scales, const flo
     }
   }
   m.scales = scales_.data();
+  if (alternatives.count > 0) choose(alternatives);
+}
+
+void PackedMatrix::choose(const Alternatives& alternatives) {
+  const Matrix& m = matrix_;
+  choices_.assign(static_cast<size_t>(alternatives.count + 1), m);
+  for (int k = 0; k < alternatives.count; ++k) {
+    put_table(choices_[static_cast<size_t>(k + 1)], alternatives.tables + 16 * k,
+              alternatives.tables_int8 + 16 * k, alternatives.int8_steps[k]);
+  }
+  masks_ = Buffer(static_cast<size_t>(m.groups * m.blocks) * choices_.size() * sizeof(uint16_t));
+  std::memset(masks_.data(), 0, masks_.size());
+  for (int64_t r = 0; r < m.rows; ++r) {
+    for (int64_t b = 0; b < m.blocks; ++b) {
+      uint16_t* its = mask(r / kRows, alternatives.selectors[r * m.blocks + b], b);
+      *its = static_cast<uint16_t>(*its | 1 << r % kRows);
+    }
+  }
+}
+
+uint16_t* PackedMatrix::mask(int64_t group, int64_t table, int64_t block) const {
+  auto tables = static_cast<int64_t>(choices_.size());
+  return reinterpret_cast<uint16_t*>(masks_.data()) +
+         (group * tables + table) * matrix_.blocks + block;
+}
+
+bool PackedMatrix::takes(int64_t row, int64_t block, int64_t table) const {
+  return *mask(row / kRows, table, block) >> row % kRows & 1;
 }
 
 bool PackedMatrix::rows_are_lines() const {
@@ -217,6 +266,43 @@ void PackedMatrix::unpack_scales(float* scales) const {
   }
 }
 
+void PackedMatrix::unpack_selectors(uint8_t* selectors) const {
+  for (int64_t r = 0; r < matrix_.rows; ++r) {
+    for (int64_t b = 0; b < matrix_.blocks; ++b) {
+      uint8_t table = 0;
+      while (!takes(r, b, table)) ++table;
+      selectors[r * matrix_.blocks + b] = table;
+    }
+  }
+}
+
+void PackedMatrix::multiply_by_choice(Multiply kernel, const Activations& x, float* out,
+                                      int64_t group) const {
+  const Matrix& m = matrix_;
+  int64_t width = m.scale_type == ScaleType::float32 ? 4 : 2;
+  const uint8_t* scales = scales_.data() + group * m.blocks * kRows * width;
+  uint8_t* masked = scratch(4, static_cast<size_t>(m.blocks * kRows * width));
+  float* part = reinterpret_cast<float*>(scratch(5, static_cast<size_t>(x.count * kRows * 4)));
+  int64_t rows = std::min(kRows, m.rows - group * kRows);
+  // One group with all its tables, while its codes are in the first cache.
+  for (size_t k = 0; k < choices_.size(); ++k) {
+    const uint16_t* masks = mask(group, static_cast<int64_t>(k), 0);
+    auto none = [](uint16_t bits) { return bits == 0; };
+    if (k > 0 && std::all_of(masks, masks + m.blocks, none)) continue;
+    (width == 4 ? mask_scales<uint32_t> : mask_scales<uint16_t>)(scales, masks, m.blocks, masked);
+    Matrix one = choices_[k];
+    one.rows = rows;
+    one.groups = 1;
+    one.codes = m.codes + group * m.lines * kLine;
+    one.scales = masked;
+    float* to = out + group * kRows;
+    kernel(one, x, k ? part : to, k ? kRows : m.rows, 0, 1);
+    if (k == 0) continue;
+    for (int64_t c = 0; c < x.count; ++c)
+      for (int64_t r = 0; r < rows; ++r) to[c * m.rows + r] += part[c * kRows + r];
+  }
+}
+
 void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void* out,
                             Arithmetic arithmetic, int threads) const {
   const Matrix& m = matrix_;
@@ -259,7 +345,11 @@ void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void
                                   scratch(3, static_cast<size_t>(count * m.rows) * 4))
                             : static_cast<float*>(out);
   parallel_for(m.groups, threads, [&](int64_t first, int64_t last) {
-    kernel(m, prepared, sums, m.rows, first, last);
+    if (choices_.empty()) {
+      kernel(m, prepared, sums, m.rows, first, last);
+    } else {
+      for (int64_t g = first; g < last; ++g) multiply_by_choice(kernel, prepared, sums, g);
+    }
     if (!is_bfloat16) return;
     int64_t begin = first * kRows, many = std::min(last * kRows, m.rows) - begin;
     for (int64_t at = begin; at < count * m.rows; at += m.rows)
@@ -270,7 +360,6 @@ void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void
 void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* out,
                               int threads) const {
   const Matrix& m = matrix_;
-  const InstructionSet& set = active_set();
   size_t width = static_cast<size_t>(type == OutType::float32 ? 4 : 2);
   parallel_for(ceil_div(last, kRows) - first / kRows, threads, [&](int64_t from, int64_t to) {
     uint8_t* packed = scratch(1, static_cast<size_t>(kRows * row_bytes()));
@@ -285,9 +374,32 @@ void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* o
       auto place = static_cast<uint8_t*>(out) +
                    (g * kRows - first) * m.columns * static_cast<int64_t>(width);
       PackedRows rows{m.columns, block_size_, bits_, packed, scales, m.table, type, place, false};
-      set.decode(rows, begin, end);
+      decode_rows(rows, g, begin, end);
     }
   });
+}
+
+void PackedMatrix::decode_rows(const PackedRows& rows, int64_t group, int64_t begin,
+                               int64_t end) const {
+  const InstructionSet& set = active_set();
+  set.decode(rows, begin, end);
+  int64_t width = rows.type == OutType::float32 ? 4 : 2;
+  // All by each further table, of which the blocks that took it are put in place.
+  for (size_t k = 1; k < choices_.size(); ++k) {
+    PackedRows other = rows;
+    other.table = choices_[k].table;
+    other.out = scratch(5, static_cast<size_t>(kRows * rows.columns * width));
+    set.decode(other, begin, end);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t b = 0; b < matrix_.blocks; ++b) {
+        if (!takes(group * kRows + r, b, static_cast<int64_t>(k))) continue;
+        int64_t first = b * block_size_, many = std::min(block_size_, rows.columns - first);
+        int64_t at = (r * rows.columns + first) * width;
+        std::memcpy(static_cast<uint8_t*>(rows.out) + at, static_cast<uint8_t*>(other.out) + at,
+                    static_cast<size_t>(many * width));
+      }
+    }
+  }
 }
 
 }  // namespace studentfloat

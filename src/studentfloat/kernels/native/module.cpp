@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "corrections.h"
 #include "cpu.h"
 #include "matrix.h"
 #include "parallel.h"
@@ -142,14 +143,41 @@ NB_MODULE(_native, module) {
       },
       release());
 
+  module.def(
+      "add_sparse",
+      [](int64_t rows, int64_t columns, uintptr_t starts, uintptr_t positions, bool wide,
+         uintptr_t values, bool transposed, uintptr_t x, int64_t count, uintptr_t out,
+         int threads) {
+        SparseMatrix matrix{rows, columns, at<const int64_t>(starts), at<const void>(positions),
+                            wide, at<const float>(values)};
+        (transposed ? add_sparse_transposed : add_sparse)(matrix, at<const float>(x), count,
+                                                          at<float>(out), threads);
+      },
+      release());
+  module.def(
+      "add_low_rank",
+      [](int64_t rows, int64_t columns, int64_t rank, int type, uintptr_t left, uintptr_t right,
+         uintptr_t left_scales, uintptr_t right_scales, uintptr_t x, int64_t count,
+         uintptr_t out, int threads) {
+        LowRankMatrix matrix{rows, columns, rank, static_cast<FactorType>(type),
+                             at<const void>(left), at<const void>(right),
+                             at<const float>(left_scales), at<const float>(right_scales)};
+        add_low_rank(matrix, at<const float>(x), count, at<float>(out), threads);
+      },
+      release());
+
   nb::class_<PackedMatrix>(module, "Matrix")
       .def("__init__",
-           [](PackedMatrix* self, uintptr_t packed, uintptr_t scales, uintptr_t table,
-              uintptr_t table_int8, float int8_step, int64_t rows, int64_t columns,
-              int64_t block_size, int bits) {
-             new (self) PackedMatrix(at<const uint8_t>(packed), at<const float>(scales),
-                                     at<const float>(table), at<const int8_t>(table_int8),
-                                     int8_step, rows, columns, block_size, bits);
+           [](PackedMatrix* self, uintptr_t packed, uintptr_t scales, uintptr_t tables,
+              uintptr_t tables_int8, uintptr_t int8_steps, int count, uintptr_t selectors,
+              int64_t rows, int64_t columns, int64_t block_size, int bits) {
+             auto values = at<const float>(tables);
+             auto integers = at<const int8_t>(tables_int8);
+             auto steps = at<const float>(int8_steps);
+             Alternatives others{count - 1, values + 16, integers + 16, steps + 1,
+                                 at<const uint8_t>(selectors)};
+             new (self) PackedMatrix(at<const uint8_t>(packed), at<const float>(scales), values,
+                                     integers, *steps, rows, columns, block_size, bits, others);
            })
       .def("multiply",
            [](const PackedMatrix& self, uintptr_t x, bool x_is_bfloat16, int64_t count,
@@ -169,6 +197,9 @@ NB_MODULE(_native, module) {
       })
       .def("unpack_scales", [](const PackedMatrix& self, uintptr_t scales) {
         self.unpack_scales(at<float>(scales));
+      })
+      .def("unpack_selectors", [](const PackedMatrix& self, uintptr_t selectors) {
+        self.unpack_selectors(at<uint8_t>(selectors));
       })
       .def_prop_ro("bytes", &PackedMatrix::bytes);
 }

@@ -1,0 +1,224 @@
+"""What a method adds to a packed matrix, multiplied beside it: numbers here and there, low rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from studentfloat.errors import DataError
+from studentfloat.kernels import reference
+from studentfloat.kernels.arrays import Array, address, default_threads, dtype_name, is_torch
+from studentfloat.kernels.dispatch import native
+
+__all__ = ["LowRankMatrix", "SparseMatrix"]
+
+_FACTOR_TYPES = {"bfloat16": 0, "int8": 1}
+# From this many columns on, the library's product is worth what widening the factors costs it.
+_FACTORS_DENSE_FROM = 4
+# Numbers multiplied that are worth waking a thread for.
+_PRODUCTS_PER_THREAD = 1 << 16
+
+
+class SparseMatrix:
+    """A matrix of shape ``(out_features, in_features)`` that is zero but at some positions.
+
+    Positions and values are not copied; beside them it holds where each row begins.
+
+    Parameters
+    ----------
+    positions
+        int32 or int64, of shape ``(n,)``, strictly ascending: flat row-major positions.
+    values
+        float32, of shape ``(n,)``.
+    shape
+        ``(out_features, in_features)``.
+
+    Raises
+    ------
+    DataError
+        If types or shapes do not fit, or positions do not ascend or lie outside.
+
+    Examples
+    --------
+    >>> matrix = SparseMatrix(np.array([1, 3, 4]), np.float32([10, 20, 30]), (2, 3))
+    >>> out = np.zeros((1, 2), dtype=np.float32)
+    >>> matrix.add_product(np.float32([[1, 2, 3]]), out)
+    >>> out
+    array([[20., 80.]], dtype=float32)
+    """
+
+    def __init__(self, positions: Array, values: Array, shape: tuple[int, int]) -> None:
+        if dtype_name(positions) not in ("int32", "int64") or dtype_name(values) != "float32":
+            raise DataError(
+                f"positions are {dtype_name(positions)} and values {dtype_name(values)}: int32 or "
+                "int64, and float32, are right"
+            )
+        if positions.ndim != 1 or tuple(positions.shape) != tuple(values.shape):
+            raise DataError(
+                f"positions of shape {tuple(positions.shape)} and values of shape "
+                f"{tuple(values.shape)}: one line of each, equally long, is right"
+            )
+        address(positions, "the positions")
+        address(values, "the values")
+        numbers = _numpy(positions)
+        size = shape[0] * shape[1]
+        if numbers.size and not (
+            numbers[0] >= 0 and numbers[-1] < size and (numbers[1:] > numbers[:-1]).all()
+        ):
+            raise DataError(f"positions must ascend from 0 to at most {size - 1}")
+        self.shape = shape
+        self.positions, self.values = positions, values
+        # Of the positions' type: searching would else make a copy of them.
+        ends = np.arange(1, shape[0] + 1, dtype=np.int64) * shape[1] - 1
+        counts = np.searchsorted(numbers, ends.astype(numbers.dtype), side="right")
+        self._starts = np.concatenate([[0], counts]).astype(np.int64)
+
+    def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add ``x @ D.T`` to an output, in float32.
+
+        Parameters
+        ----------
+        x
+            float32, contiguous, of shape ``(n, in_features)``: torch's or NumPy's.
+        out
+            float32, contiguous, of shape ``(n, out_features)``.
+        """
+        self._add(x, out, transposed=False, threads=threads)
+
+    def add_product_transposed(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add ``x @ D`` to an output, in float32: `x` of ``(n, out_features)``."""
+        self._add(x, out, transposed=True, threads=threads)
+
+    def _add(self, x: Array, out: Array, *, transposed: bool, threads: int | None) -> None:
+        rows, columns = self.shape
+        _check_product(x, out, (rows, columns) if transposed else (columns, rows))
+        module = native()
+        if module is None:
+            positions, values = _numpy(self.positions), _numpy(self.values)
+            product = reference.sparse_product(
+                _numpy(x), positions, values, self.shape, transposed=transposed
+            )
+            _numpy(out)[...] += product
+            return
+        module.add_sparse(
+            rows,
+            columns,
+            self._starts.ctypes.data,
+            address(self.positions, "the positions"),
+            dtype_name(self.positions) == "int64",
+            address(self.values, "the values"),
+            transposed,
+            address(x, "the activations"),
+            len(x),
+            address(out, "the output"),
+            _useful_threads(threads, len(self.positions) * len(x)),
+        )
+
+
+class LowRankMatrix:
+    """A matrix ``left @ right`` held as its factors, which are not copied.
+
+    Parameters
+    ----------
+    left
+        Of shape ``(out_features, rank)``: contiguous, of a floating-point type, or int8.
+    right
+        Of shape ``(rank, in_features)`` and the same type.
+    left_scales, right_scales
+        float32, contiguous, one number per row of each factor that the row is multiplied by;
+        both or neither.
+
+    Raises
+    ------
+    DataError
+        If types or shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        left: Array,
+        right: Array,
+        left_scales: Array | None = None,
+        right_scales: Array | None = None,
+    ) -> None:
+        if dtype_name(left) != dtype_name(right) or left.shape[-1] != right.shape[0]:
+            raise DataError(
+                f"a left factor of {dtype_name(left)} and shape {tuple(left.shape)} does not fit "
+                f"a right one of {dtype_name(right)} and shape {tuple(right.shape)}"
+            )
+        for factor, scales in ((left, left_scales), (right, right_scales)):
+            address(factor, "a factor")
+            if scales is not None and tuple(scales.shape) != (len(factor),):
+                raise DataError(f"{tuple(scales.shape)} scales for {len(factor)} rows of a factor")
+        self.left, self.right = left, right
+        self.left_scales, self.right_scales = left_scales, right_scales
+        self.shape = int(left.shape[0]), int(right.shape[1])
+
+    def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add ``x @ right.T @ left.T`` to an output, in float32; as for :class:`SparseMatrix`."""
+        rows, columns = self.shape
+        _check_product(x, out, (columns, rows))
+        kind, module = _FACTOR_TYPES.get(dtype_name(self.left)), native()
+        if module is None or kind is None or len(x) >= _FACTORS_DENSE_FROM:
+            left, right = self.factors()
+            _add_matmul(out, x @ right.T, left.T)
+            return
+        rank = len(self.right)
+        module.add_low_rank(
+            rows,
+            columns,
+            rank,
+            kind,
+            address(self.left, "a factor"),
+            address(self.right, "a factor"),
+            0 if self.left_scales is None else address(self.left_scales, "the scales"),
+            0 if self.right_scales is None else address(self.right_scales, "the scales"),
+            address(x, "the activations"),
+            len(x),
+            address(out, "the output"),
+            _useful_threads(threads, len(x) * rank * (rows + columns)),
+        )
+
+    def add_product_transposed(self, x: Array, out: Array) -> None:
+        """Add ``x @ left @ right`` to an output, in float32: `x` of ``(n, out_features)``."""
+        _check_product(x, out, self.shape)
+        left, right = self.factors()
+        _add_matmul(out, x @ left, right)
+
+    def factors(self) -> tuple[Array, Array]:
+        """Both in float32, scales multiplied in."""
+        return _wide(self.left, self.left_scales), _wide(self.right, self.right_scales)
+
+
+def _useful_threads(threads: int | None, products: int) -> int:
+    given = default_threads() if threads is None else threads
+    return max(1, min(given, products // _PRODUCTS_PER_THREAD))
+
+
+def _check_product(x: Array, out: Array, widths: tuple[int, int]) -> None:
+    for array, what, width in ((x, "activations", widths[0]), (out, "an output", widths[1])):
+        if dtype_name(array) != "float32" or tuple(array.shape) != (len(x), width):
+            raise DataError(
+                f"{what} of {dtype_name(array)} and shape {tuple(array.shape)}: float32 of "
+                f"shape {(len(x), width)} is right"
+            )
+
+
+def _wide(factor: Array, scales: Array | None) -> Array:
+    numbers = factor.float() if is_torch(factor) else factor.astype(np.float32)
+    return numbers if scales is None else numbers * scales[:, None]
+
+
+def _add_matmul(out: Array, left: Array, right: Array) -> None:
+    if is_torch(out):
+        out.addmm_(left, right)
+    else:
+        out += left @ right
+
+
+def _numpy(array: Array) -> npt.NDArray[Any]:
+    """A view, also where gradients are recorded."""
+    result: npt.NDArray[Any] = array.detach().numpy() if is_torch(array) else array
+    return result
