@@ -69,11 +69,12 @@ class SparseMatrix:
         ):
             raise DataError(f"positions must ascend from 0 to at most {size - 1}")
         self.shape = shape
-        self.positions, self.values = positions, values
+        self.positions, self.values = _kept(positions), _kept(values)
         # Of the positions' type: searching would else make a copy of them.
         ends = np.arange(1, shape[0] + 1, dtype=np.int64) * shape[1] - 1
         counts = np.searchsorted(numbers, ends.astype(numbers.dtype), side="right")
         self._starts = np.concatenate([[0], counts]).astype(np.int64)
+        self._places: tuple[Any, ...] | None = None
 
     def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
         """Add ``x @ D.T`` to an output, in float32.
@@ -102,19 +103,27 @@ class SparseMatrix:
             )
             _numpy(out)[...] += product
             return
+        if self._places is None:
+            self._places = (
+                rows,
+                columns,
+                self._starts.ctypes.data,
+                address(self.positions, "the positions"),
+                dtype_name(self.positions) == "int64",
+                address(self.values, "the values"),
+            )
         module.add_sparse(
-            rows,
-            columns,
-            self._starts.ctypes.data,
-            address(self.positions, "the positions"),
-            dtype_name(self.positions) == "int64",
-            address(self.values, "the values"),
+            *self._places,
             transposed,
             address(x, "the activations"),
             len(x),
             address(out, "the output"),
             _useful_threads(threads, len(self.positions) * len(x)),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but addresses, which are another's elsewhere."""
+        return {**vars(self), "_places": None}
 
 
 class LowRankMatrix:
@@ -152,34 +161,41 @@ class LowRankMatrix:
             address(factor, "a factor")
             if scales is not None and tuple(scales.shape) != (len(factor),):
                 raise DataError(f"{tuple(scales.shape)} scales for {len(factor)} rows of a factor")
-        self.left, self.right = left, right
-        self.left_scales, self.right_scales = left_scales, right_scales
+        self.left, self.right = _kept(left), _kept(right)
+        self.left_scales = None if left_scales is None else _kept(left_scales)
+        self.right_scales = None if right_scales is None else _kept(right_scales)
         self.shape = int(left.shape[0]), int(right.shape[1])
+        self._kind = _FACTOR_TYPES.get(dtype_name(left))
+        self._places: tuple[Any, ...] | None = None
 
     def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
         """Add ``x @ right.T @ left.T`` to an output, in float32; as for :class:`SparseMatrix`."""
         rows, columns = self.shape
         _check_product(x, out, (columns, rows))
-        kind, module = _FACTOR_TYPES.get(dtype_name(self.left)), native()
-        if module is None or kind is None or len(x) >= _FACTORS_DENSE_FROM:
+        module = native()
+        if module is None or self._kind is None or len(x) >= _FACTORS_DENSE_FROM:
             left, right = self.factors()
             _add_matmul(out, x @ right.T, left.T)
             return
-        rank = len(self.right)
+        rank = self.left.shape[1]
+        if self._places is None:
+            scales = [
+                0 if its is None else address(its, "the scales")
+                for its in (self.left_scales, self.right_scales)
+            ]
+            factors = [address(factor, "a factor") for factor in (self.left, self.right)]
+            self._places = (rows, columns, rank, self._kind, *factors, *scales)
         module.add_low_rank(
-            rows,
-            columns,
-            rank,
-            kind,
-            address(self.left, "a factor"),
-            address(self.right, "a factor"),
-            0 if self.left_scales is None else address(self.left_scales, "the scales"),
-            0 if self.right_scales is None else address(self.right_scales, "the scales"),
+            *self._places,
             address(x, "the activations"),
             len(x),
             address(out, "the output"),
             _useful_threads(threads, len(x) * rank * (rows + columns)),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but addresses, which are another's elsewhere."""
+        return {**vars(self), "_places": None}
 
     def add_product_transposed(self, x: Array, out: Array) -> None:
         """Add ``x @ left @ right`` to an output, in float32: `x` of ``(n, out_features)``."""
@@ -197,12 +213,21 @@ def _useful_threads(threads: int | None, products: int) -> int:
     return max(1, min(given, products // _PRODUCTS_PER_THREAD))
 
 
+def _kept(array: Array) -> Array:
+    """The same numbers, which stay where they are if the caller's tensor gets others."""
+    return array.detach() if is_torch(array) else array
+
+
 def _check_product(x: Array, out: Array, widths: tuple[int, int]) -> None:
+    count = len(x)
+    fits = x.shape == (count, widths[0]) and out.shape == (count, widths[1])
+    if fits and dtype_name(x) == dtype_name(out) == "float32":
+        return
     for array, what, width in ((x, "activations", widths[0]), (out, "an output", widths[1])):
-        if dtype_name(array) != "float32" or tuple(array.shape) != (len(x), width):
+        if dtype_name(array) != "float32" or tuple(array.shape) != (count, width):
             raise DataError(
                 f"{what} of {dtype_name(array)} and shape {tuple(array.shape)}: float32 of "
-                f"shape {(len(x), width)} is right"
+                f"shape {(count, width)} is right"
             )
 
 

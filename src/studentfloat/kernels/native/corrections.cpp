@@ -16,7 +16,7 @@ constexpr int64_t kTileColumns = 16;
 constexpr int64_t kRun = 16;            // rows or columns that are transposed at a time
 
 // Four floats in a register of any machine: arrays of sums would be kept in memory.
-typedef float Lanes __attribute__((vector_size(16), aligned(4)));
+typedef float Lanes __attribute__((vector_size(16), aligned(4), may_alias));
 constexpr int64_t kLanes = 4;
 
 // Scratch that a thread keeps between calls, as in matrix.cpp.
@@ -163,14 +163,14 @@ float number(uint16_t half) { return float_of_bfloat16(half); }
 float number(int8_t integer) { return static_cast<float>(integer); }
 
 Lanes four(const uint16_t* halves) {
-  typedef uint16_t Halves __attribute__((vector_size(8), aligned(2)));
+  typedef uint16_t Halves __attribute__((vector_size(8), aligned(2), may_alias));
   typedef uint32_t Words __attribute__((vector_size(16)));
   Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(halves), Words) << 16;
   return reinterpret_cast<Lanes>(words);
 }
 
 Lanes four(const int8_t* integers) {
-  typedef int8_t Bytes __attribute__((vector_size(4), aligned(1)));
+  typedef int8_t Bytes __attribute__((vector_size(4), aligned(1), may_alias));
   return __builtin_convertvector(*reinterpret_cast<const Bytes*>(integers), Lanes);
 }
 
