@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from studentfloat.errors import DataError
-from studentfloat.kernels.corrections import LowRankMatrix, SparseMatrix
+from studentfloat.kernels.corrections import Corrections, LowRankMatrix, SparseMatrix
+from studentfloat.quantize import Scheme, quantize
 
 # Rows, columns; numbers of columns of activations on both sides of every tile's width.
 SHAPES = [(1, 1), (40, 33), (16, 64), (7, 130)]
@@ -105,3 +106,44 @@ def test_what_does_not_fit_is_named() -> None:
         LowRankMatrix(torch.ones(3, 2), torch.ones(3, 4))
     with pytest.raises(DataError, match="scales for 2 rows"):
         LowRankMatrix(torch.ones(3, 2), torch.ones(2, 4), torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 60])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_added_to_a_packed_product(instructions, count, kind) -> None:
+    """Factors in bfloat16 and in a type that compiled code does not take; tensors and arrays."""
+    generator = torch.Generator().manual_seed(4)
+    base = quantize(torch.randn(40, 64, generator=generator), Scheme("nf4", 16))
+    matrix, (numbers, dense) = base.packed_matrix(), sparse((40, 64), 0.1, torch.int32)
+    left, right = (torch.randn(s, generator=generator).to(kind) for s in ((40, 3), (3, 64)))
+    low_rank = LowRankMatrix(left, right)
+    x = torch.randn(2, count, 128, generator=generator)[..., ::2]
+    for corrections, added in (
+        (Corrections(low_rank, None), left.double() @ right.double()),
+        (Corrections(None, numbers), dense),
+        (Corrections(low_rank, numbers), dense + left.double() @ right.double()),
+    ):
+        whole = base.dequantize().double() + added
+        bound = x.double().abs() @ (base.dequantize().abs().double() + 9 + dense.abs()).T
+        exact = x.double() @ whole.T
+        got = matrix.matmul(x, corrections=corrections)
+        assert ((got.double() - exact).abs() <= 2e-6 * bound).all()
+        given = torch.empty(2, count, 40)
+        assert matrix.matmul(x, corrections=corrections, out=given) is given
+        assert torch.equal(given, got)
+        short = matrix.matmul(x.bfloat16(), corrections=corrections)
+        assert short.dtype == torch.bfloat16
+        assert ((short.double() - exact).abs() <= 2**-7 * bound).all()
+        rounded = matrix.matmul(x, corrections=corrections, compute="int8").double()
+        plain = matrix.matmul(x, compute="int8").double() + x.double() @ added.T
+        assert ((rounded - plain).abs() <= 2e-6 * bound).all()
+
+
+def test_corrections_that_do_not_fit() -> None:
+    numbers, _ = sparse((40, 64), 0.1, torch.int32)
+    other, _ = sparse((40, 65), 0.1, torch.int32)
+    with pytest.raises(DataError, match=r"\(3, 4\), \(40, 64\)"):
+        Corrections(LowRankMatrix(torch.ones(3, 2), torch.ones(2, 4)), numbers)
+    matrix = quantize(torch.randn(40, 64), Scheme("nf4", 16)).packed_matrix()
+    with pytest.raises(DataError, match=r"\(40, 65\) do not fit a matrix of \(40, 64\)"):
+        matrix.matmul(torch.ones(1, 64), corrections=Corrections(None, other))

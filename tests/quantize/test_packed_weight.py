@@ -104,12 +104,12 @@ def test_nothing_is_held_twice() -> None:
     # In files all tensors are contiguous.
     low_rank = LowRank(made.low_rank.left.contiguous(), made.low_rank.right.contiguous())
     weight = replace(made, low_rank=low_rank)
-    packed = pack_weight(weight)
+    packed = pack_weight(weight).corrections
     assert packed.sparse.positions.data_ptr() == weight.outliers.positions.data_ptr()
     assert packed.low_rank.left.data_ptr() == weight.low_rank.left.data_ptr()
     assert packed.low_rank.right.data_ptr() == weight.low_rank.right.data_ptr()
     int8 = weight_of((64, 256, 32), "rank8=4")
-    held = pack_weight(int8).low_rank
+    held = pack_weight(int8).corrections.low_rank
     assert held.left.data_ptr() == int8.low_rank.left.packed.data_ptr()
     assert held.right.data_ptr() == int8.low_rank.right.packed.data_ptr()
 

@@ -51,33 +51,32 @@ def sketch_tally(
 def pooled_bytes(size: int) -> npt.NDArray[np.uint8]: ...
 def clear_pool() -> int: ...
 def read(bytes: int, count: int, threads: int) -> int: ...
-def add_sparse(
-    rows: int,
-    columns: int,
-    starts: int,
-    positions: int,
-    wide: bool,
-    values: int,
-    transposed: bool,
-    x: int,
-    count: int,
-    out: int,
-    threads: int,
-) -> None: ...
-def add_low_rank(
-    rows: int,
-    columns: int,
-    rank: int,
-    type: int,
-    left: int,
-    right: int,
-    left_scales: int,
-    right_scales: int,
-    x: int,
-    count: int,
-    out: int,
-    threads: int,
-) -> None: ...
+
+class Sparse:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        starts: int,
+        positions: int,
+        wide: bool,
+        values: int,
+    ) -> None: ...
+    def add(self, transposed: bool, x: int, count: int, out: int, threads: int) -> None: ...
+
+class LowRank:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        rank: int,
+        type: int,
+        left: int,
+        right: int,
+        left_scales: int,
+        right_scales: int,
+    ) -> None: ...
+    def add(self, x: int, count: int, out: int, threads: int) -> None: ...
 
 class Matrix:
     def __init__(
@@ -102,6 +101,17 @@ class Matrix:
         out: int,
         arithmetic: int,
         threads: int,
+    ) -> None: ...
+    def multiply_and_add(
+        self,
+        x: int,
+        x_is_bfloat16: bool,
+        count: int,
+        out: int,
+        arithmetic: int,
+        threads: int,
+        sparse: Sparse | None,
+        low_rank: LowRank | None,
     ) -> None: ...
     def dequantize(self, first: int, last: int, type: int, out: int, threads: int) -> None: ...
     def unpack(self, packed: int) -> None: ...

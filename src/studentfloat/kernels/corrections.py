@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ from studentfloat.kernels import reference
 from studentfloat.kernels.arrays import Array, address, default_threads, dtype_name, is_torch
 from studentfloat.kernels.dispatch import native
 
-__all__ = ["LowRankMatrix", "SparseMatrix"]
+if TYPE_CHECKING:
+    from studentfloat.kernels import _native
+
+__all__ = ["Corrections", "LowRankMatrix", "SparseMatrix"]
 
 _FACTOR_TYPES = {"bfloat16": 0, "int8": 1}
 # From this many columns on, the library's product is worth what widening the factors costs it.
@@ -74,7 +77,7 @@ class SparseMatrix:
         ends = np.arange(1, shape[0] + 1, dtype=np.int64) * shape[1] - 1
         counts = np.searchsorted(numbers, ends.astype(numbers.dtype), side="right")
         self._starts = np.concatenate([[0], counts]).astype(np.int64)
-        self._places: tuple[Any, ...] | None = None
+        self._native: _native.Sparse | None = None
 
     def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
         """Add ``x @ D.T`` to an output, in float32.
@@ -95,25 +98,15 @@ class SparseMatrix:
     def _add(self, x: Array, out: Array, *, transposed: bool, threads: int | None) -> None:
         rows, columns = self.shape
         _check_product(x, out, (rows, columns) if transposed else (columns, rows))
-        module = native()
-        if module is None:
+        compiled = self.compiled()
+        if compiled is None:
             positions, values = _numpy(self.positions), _numpy(self.values)
             product = reference.sparse_product(
                 _numpy(x), positions, values, self.shape, transposed=transposed
             )
             _numpy(out)[...] += product
             return
-        if self._places is None:
-            self._places = (
-                rows,
-                columns,
-                self._starts.ctypes.data,
-                address(self.positions, "the positions"),
-                dtype_name(self.positions) == "int64",
-                address(self.values, "the values"),
-            )
-        module.add_sparse(
-            *self._places,
+        compiled.add(
             transposed,
             address(x, "the activations"),
             len(x),
@@ -121,9 +114,24 @@ class SparseMatrix:
             _useful_threads(threads, len(self.positions) * len(x)),
         )
 
+    def compiled(self) -> _native.Sparse | None:
+        """For the kernels; None where there are none."""
+        module = native()
+        if module is None:
+            return None
+        if self._native is None:
+            self._native = module.Sparse(
+                *self.shape,
+                self._starts.ctypes.data,
+                address(self.positions, "the positions"),
+                dtype_name(self.positions) == "int64",
+                address(self.values, "the values"),
+            )
+        return self._native
+
     def __getstate__(self) -> dict[str, Any]:
         """All but addresses, which are another's elsewhere."""
-        return {**vars(self), "_places": None}
+        return {**vars(self), "_native": None}
 
 
 class LowRankMatrix:
@@ -166,36 +174,43 @@ class LowRankMatrix:
         self.right_scales = None if right_scales is None else _kept(right_scales)
         self.shape = int(left.shape[0]), int(right.shape[1])
         self._kind = _FACTOR_TYPES.get(dtype_name(left))
-        self._places: tuple[Any, ...] | None = None
+        self._native: _native.LowRank | None = None
 
     def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
         """Add ``x @ right.T @ left.T`` to an output, in float32; as for :class:`SparseMatrix`."""
         rows, columns = self.shape
         _check_product(x, out, (columns, rows))
-        module = native()
-        if module is None or self._kind is None or len(x) >= _FACTORS_DENSE_FROM:
+        compiled = self.compiled(len(x))
+        if compiled is None:
             left, right = self.factors()
             _add_matmul(out, x @ right.T, left.T)
             return
-        rank = self.left.shape[1]
-        if self._places is None:
+        compiled.add(
+            address(x, "the activations"),
+            len(x),
+            address(out, "the output"),
+            _useful_threads(threads, len(x) * len(self.right) * (rows + columns)),
+        )
+
+    def compiled(self, count: int) -> _native.LowRank | None:
+        """For the kernels; None where there are none, or a library is faster at `count` columns."""
+        module = native()
+        if module is None or self._kind is None or count >= _FACTORS_DENSE_FROM:
+            return None
+        if self._native is None:
             scales = [
                 0 if its is None else address(its, "the scales")
                 for its in (self.left_scales, self.right_scales)
             ]
             factors = [address(factor, "a factor") for factor in (self.left, self.right)]
-            self._places = (rows, columns, rank, self._kind, *factors, *scales)
-        module.add_low_rank(
-            *self._places,
-            address(x, "the activations"),
-            len(x),
-            address(out, "the output"),
-            _useful_threads(threads, len(x) * rank * (rows + columns)),
-        )
+            self._native = module.LowRank(
+                *self.shape, len(self.right), self._kind, *factors, *scales
+            )
+        return self._native
 
     def __getstate__(self) -> dict[str, Any]:
         """All but addresses, which are another's elsewhere."""
-        return {**vars(self), "_places": None}
+        return {**vars(self), "_native": None}
 
     def add_product_transposed(self, x: Array, out: Array) -> None:
         """Add ``x @ left @ right`` to an output, in float32: `x` of ``(n, out_features)``."""
@@ -206,6 +221,47 @@ class LowRankMatrix:
     def factors(self) -> tuple[Array, Array]:
         """Both in float32, scales multiplied in."""
         return _wide(self.left, self.left_scales), _wide(self.right, self.right_scales)
+
+
+class Corrections:
+    """What is added to a product with a packed matrix: of low rank, here and there, or both.
+
+    Raises
+    ------
+    DataError
+        If the two are of different shapes.
+    """
+
+    def __init__(self, low_rank: LowRankMatrix | None, sparse: SparseMatrix | None) -> None:
+        shapes = {part.shape for part in (low_rank, sparse) if part is not None}
+        if len(shapes) != 1:
+            raise DataError(f"corrections of shapes {sorted(shapes)}: of one shape is right")
+        self.low_rank, self.sparse = low_rank, sparse
+        (self.shape,) = shapes
+
+    def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add ``x @ C.T`` to an output, in float32; as for :class:`SparseMatrix`."""
+        if self.low_rank is not None:
+            self.low_rank.add_product(x, out, threads=threads)
+        if self.sparse is not None:
+            self.sparse.add_product(x, out, threads=threads)
+
+    def add_product_transposed(self, x: Array, out: Array) -> None:
+        """Add ``x @ C`` to an output, in float32: `x` of ``(n, out_features)``."""
+        if self.low_rank is not None:
+            self.low_rank.add_product_transposed(x, out)
+        if self.sparse is not None:
+            self.sparse.add_product_transposed(x, out)
+
+    def compiled(self, count: int) -> tuple[_native.Sparse | None, _native.LowRank | None] | None:
+        """Both for the kernels to add, for `count` columns; None where they cannot."""
+        low_rank = None if self.low_rank is None else self.low_rank.compiled(count)
+        sparse = None if self.sparse is None else self.sparse.compiled()
+        if (self.low_rank is None) != (low_rank is None) or (self.sparse is None) != (
+            sparse is None
+        ):
+            return None
+        return sparse, low_rank
 
 
 def _useful_threads(threads: int | None, products: int) -> int:

@@ -21,6 +21,7 @@ from studentfloat.kernels.arrays import (
     is_contiguous,
     is_torch,
 )
+from studentfloat.kernels.corrections import Corrections
 from studentfloat.kernels.dispatch import native, warn_slow
 from studentfloat.kernels.tables import read_tables
 
@@ -177,6 +178,7 @@ class PackedMatrix:
         compute: Compute | None = None,
         out: Array | None = None,
         threads: int | None = None,
+        corrections: Corrections | None = None,
     ) -> Array:
         """Multiply: ``x @ W.T``.
 
@@ -198,6 +200,9 @@ class PackedMatrix:
         threads
             By default torch's number of threads. The result does not depend on it, except
             from many columns on, where the product is torch's or NumPy's.
+        corrections
+            Whose product is added, in float32 whatever `compute` says, before the sum is
+            rounded to the type of `x`.
 
         Returns
         -------
@@ -233,21 +238,26 @@ class PackedMatrix:
             )
         if threads is None:
             threads = default_threads()
+        if corrections is not None:
+            self._matmul_and_add(x, way, count, out, threads, corrections=corrections)
+            return out
         if self._native is None or count * self._passes >= way.dense_from:
             self._matmul_by_library(x, way, out, threads)
             return out
         if not is_contiguous(x):
             x = _rows(x, self.in_features)
-        useful = self._bytes * max(1, count // 4) // _BYTES_PER_THREAD
         self._native.multiply(
             address(x, "the activations"),
             way.short,
             count,
             address(out, "the product"),
             way.code,
-            max(1, min(threads, useful)),
+            self._useful(threads, count),
         )
         return out
+
+    def _useful(self, threads: int, count: int) -> int:
+        return max(1, min(threads, self._bytes * max(1, count // 4) // _BYTES_PER_THREAD))
 
     def matmul_transposed(self, x: Array, *, threads: int | None = None) -> Array:
         """Multiply by the transpose: ``x @ W``, as the gradient of :meth:`matmul` needs it.
@@ -377,6 +387,36 @@ class PackedMatrix:
             selectors=None if selectors is None else selectors[first:last],
         )
         out[...] = sys.modules["torch"].from_numpy(values) if is_torch(out) else values
+
+    def _matmul_and_add(
+        self, x: Array, way: _Way, count: int, out: Array, threads: int, *, corrections: Corrections
+    ) -> None:
+        """The product with something added."""
+        if corrections.shape != self.shape:
+            raise DataError(
+                f"corrections of shape {corrections.shape} do not fit a matrix of {self.shape}"
+            )
+        compiled = None
+        if self._native is not None and count * self._passes < way.dense_from:
+            compiled = corrections.compiled(count)
+        if self._native is None or compiled is None:
+            rows = _rows(x, self.in_features)
+            rows = rows.float() if way.short else rows
+            product = self.matmul(rows, compute=way.arithmetic, threads=threads)
+            corrections.add_product(rows, product, threads=threads)
+            out[...] = product.reshape(out.shape)
+            return
+        if not is_contiguous(x):
+            x = _rows(x, self.in_features)
+        self._native.multiply_and_add(
+            address(x, "the activations"),
+            way.short,
+            count,
+            address(out, "the product"),
+            way.code,
+            self._useful(threads, count),
+            *compiled,
+        )
 
     def _matmul_by_library(self, x: Array, way: _Way, out: Array, threads: int) -> None:
         """The product where torch or NumPy makes it."""

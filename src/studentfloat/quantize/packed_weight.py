@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.kernels import PackedMatrix
-from studentfloat.kernels.corrections import LowRankMatrix, SparseMatrix
+from studentfloat.kernels.corrections import Corrections, LowRankMatrix, SparseMatrix
 from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.quantize.scheme import ROW
 from studentfloat.quantize.stored import StoredWeight
@@ -65,11 +65,12 @@ class PackedWeight:
 
     def __init__(self, weight: QuantizedWeight) -> None:
         self.matrix = weight.base.packed_matrix()
-        self.low_rank = None if weight.low_rank is None else _low_rank(weight.low_rank)
-        self.sparse: SparseMatrix | None = None
+        low_rank = None if weight.low_rank is None else _low_rank(weight.low_rank)
+        sparse = None
         if weight.outliers is not None:
             positions = weight.outliers.positions.contiguous()
-            self.sparse = SparseMatrix(positions, _differences(weight), self.matrix.shape)
+            sparse = SparseMatrix(positions, _differences(weight), self.matrix.shape)
+        self.corrections = Corrections(low_rank, sparse)
 
     def matmul(self, x: Tensor, *, compute: Compute | None = None) -> Tensor:
         """Multiply: ``x @ W.T``.
@@ -87,33 +88,20 @@ class PackedWeight:
         Tensor
             Of shape ``(..., out_features)`` and the type of `x`, rounded to it once.
         """
-        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        if compute is None:
-            compute = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
-        out: Tensor = self.matrix.matmul(rows, compute=compute)
-        if self.low_rank is not None:
-            self.low_rank.add_product(rows, out)
-        if self.sparse is not None:
-            self.sparse.add_product(rows, out)
-        return _shaped_like(x, out)
+        product: Tensor = self.matrix.matmul(x, compute=compute, corrections=self.corrections)
+        return product
 
     def matmul_transposed(self, x: Tensor) -> Tensor:
         """Multiply by the transpose: ``x @ W``, of shape ``(..., in_features)``."""
         short = x.reshape(-1, x.shape[-1])
         rows, out = short.float().contiguous(), self.matrix.matmul_transposed(short).float()
-        if self.low_rank is not None:
-            self.low_rank.add_product_transposed(rows, out)
-        if self.sparse is not None:
-            self.sparse.add_product_transposed(rows, out)
-        return _shaped_like(x, out)
+        self.corrections.add_product_transposed(rows, out)
+        product: Tensor = out.reshape(*x.shape[:-1], out.shape[-1]).to(x.dtype)
+        return product
 
     def packed(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         """The packed codes of the base."""
         return self.matrix.packed()
-
-
-def _shaped_like(x: Tensor, product: Tensor) -> Tensor:
-    return product.reshape(*x.shape[:-1], product.shape[-1]).to(x.dtype)
 
 
 def _low_rank(low_rank: LowRank) -> LowRankMatrix:

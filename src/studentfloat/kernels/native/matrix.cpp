@@ -99,6 +99,13 @@ uint8_t* scratch(int which, size_t size) {
   return kept[which].data();
 }
 
+// In the scratch that activations were laid out in.
+const float* widened(const uint16_t* halves, int64_t count) {
+  float* wide = reinterpret_cast<float*>(scratch(0, static_cast<size_t>(count) * 4));
+  for (int64_t i = 0; i < count; ++i) wide[i] = float_of_bfloat16(halves[i]);
+  return wide;
+}
+
 }  // namespace
 
 void advise_huge_pages(void* bytes, size_t size) {
@@ -304,30 +311,31 @@ void PackedMatrix::multiply_by_choice(Multiply kernel, const Activations& x, flo
 }
 
 void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void* out,
-                            Arithmetic arithmetic, int threads) const {
+                            Arithmetic arithmetic, int threads, const SparseMatrix* sparse,
+                            const LowRankMatrix* low_rank) const {
   const Matrix& m = matrix_;
   const InstructionSet& set = active_set();
   Activations prepared{count, 0, nullptr, nullptr, nullptr};
   Prepare job{m, block_size_, x, is_bfloat16, count, 0, nullptr, nullptr, nullptr};
   PrepareFunction prepare = nullptr;
   Multiply kernel = nullptr;
-  size_t numbers = static_cast<size_t>(count * m.lines * kCodes);
+  size_t laid_out = static_cast<size_t>(count * m.lines * kCodes);
   if (arithmetic == Arithmetic::float32) {
     kernel = set.float32;
     bool as_it_is = count == 1 && !is_bfloat16 && m.lines * kCodes == m.columns;
     prepare = as_it_is ? nullptr : set.prepare_float32;
-    job.values = as_it_is ? const_cast<void*>(x) : scratch(0, numbers * 4);
+    job.values = as_it_is ? const_cast<void*>(x) : scratch(0, laid_out * 4);
   } else if (arithmetic == Arithmetic::bfloat16) {
     kernel = set.bfloat16;
     prepare = set.prepare_bfloat16;
-    job.values = scratch(0, numbers * 2);
+    job.values = scratch(0, laid_out * 2);
   } else {
     kernel = set.int8;
     prepare = set.prepare_int8;
     job.segments = (m.blocks - 1) * ceil_div(m.block_lines, kSegment) +
                    ceil_div(m.last_lines, kSegment);
     size_t steps = static_cast<size_t>(count * job.segments);
-    job.values = scratch(0, numbers);
+    job.values = scratch(0, laid_out);
     job.scales = reinterpret_cast<float*>(scratch(1, steps * 4));
     job.sums = reinterpret_cast<int32_t*>(scratch(2, steps * 4));
   }
@@ -340,21 +348,30 @@ void PackedMatrix::multiply(const void* x, bool is_bfloat16, int64_t count, void
   prepared.values = job.values;
   prepared.scales = job.scales;
   prepared.sums = job.sums;
-  // Sums are rounded to the output's type where they are still in the caches.
   float* sums = is_bfloat16 ? reinterpret_cast<float*>(
                                   scratch(3, static_cast<size_t>(count * m.rows) * 4))
                             : static_cast<float*>(out);
+  auto round = [&](int64_t first, int64_t last) {
+    int64_t begin = first * kRows, many = std::min(last * kRows, m.rows) - begin;
+    for (int64_t at = begin; at < count * m.rows; at += m.rows)
+      set.to_bfloat16(sums + at, many, static_cast<uint16_t*>(out) + at);
+  };
+  bool corrected = sparse || low_rank;
   parallel_for(m.groups, threads, [&](int64_t first, int64_t last) {
     if (choices_.empty()) {
       kernel(m, prepared, sums, m.rows, first, last);
     } else {
       for (int64_t g = first; g < last; ++g) multiply_by_choice(kernel, prepared, sums, g);
     }
-    if (!is_bfloat16) return;
-    int64_t begin = first * kRows, many = std::min(last * kRows, m.rows) - begin;
-    for (int64_t at = begin; at < count * m.rows; at += m.rows)
-      set.to_bfloat16(sums + at, many, static_cast<uint16_t*>(out) + at);
+    // Where they are still in the caches.
+    if (is_bfloat16 && !corrected) round(first, last);
   });
+  if (!corrected) return;
+  auto numbers = is_bfloat16 ? widened(static_cast<const uint16_t*>(x), count * m.columns)
+                             : static_cast<const float*>(x);
+  if (low_rank) add_low_rank(*low_rank, numbers, count, sums, threads);
+  if (sparse) add_sparse(*sparse, numbers, count, sums, threads);
+  if (is_bfloat16) round(0, m.groups);
 }
 
 void PackedMatrix::dequantize(int64_t first, int64_t last, OutType type, void* out,

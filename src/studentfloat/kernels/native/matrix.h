@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "corrections.h"
 #include "kernels.h"
 
 namespace studentfloat {
@@ -60,9 +61,11 @@ class PackedMatrix {
   void unpack_selectors(uint8_t* selectors) const;
 
   // out[c * rows + r] = sum over k of W[r, k] x[c * columns + k], for `count` columns c of
-  // contiguous activations. Both are float32 or, with `is_bfloat16`, bfloat16.
+  // contiguous activations. Both are float32 or, with `is_bfloat16`, bfloat16. What is not null is
+  // added before the sum is rounded.
   void multiply(const void* x, bool is_bfloat16, int64_t count, void* out, Arithmetic arithmetic,
-                int threads) const;
+                int threads, const SparseMatrix* sparse = nullptr,
+                const LowRankMatrix* low_rank = nullptr) const;
 
   // Rows [first, last) as numbers, row-major, rounded to nearest even where `type` is short.
   void dequantize(int64_t first, int64_t last, OutType type, void* out, int threads) const;

@@ -143,28 +143,34 @@ NB_MODULE(_native, module) {
       },
       release());
 
-  module.def(
-      "add_sparse",
-      [](int64_t rows, int64_t columns, uintptr_t starts, uintptr_t positions, bool wide,
-         uintptr_t values, bool transposed, uintptr_t x, int64_t count, uintptr_t out,
-         int threads) {
-        SparseMatrix matrix{rows, columns, at<const int64_t>(starts), at<const void>(positions),
-                            wide, at<const float>(values)};
-        (transposed ? add_sparse_transposed : add_sparse)(matrix, at<const float>(x), count,
-                                                          at<float>(out), threads);
-      },
-      release());
-  module.def(
-      "add_low_rank",
-      [](int64_t rows, int64_t columns, int64_t rank, int type, uintptr_t left, uintptr_t right,
-         uintptr_t left_scales, uintptr_t right_scales, uintptr_t x, int64_t count,
-         uintptr_t out, int threads) {
-        LowRankMatrix matrix{rows, columns, rank, static_cast<FactorType>(type),
-                             at<const void>(left), at<const void>(right),
-                             at<const float>(left_scales), at<const float>(right_scales)};
-        add_low_rank(matrix, at<const float>(x), count, at<float>(out), threads);
-      },
-      release());
+  nb::class_<SparseMatrix>(module, "Sparse")
+      .def("__init__",
+           [](SparseMatrix* self, int64_t rows, int64_t columns, uintptr_t starts,
+              uintptr_t positions, bool wide, uintptr_t values) {
+             new (self) SparseMatrix{rows, columns, at<const int64_t>(starts),
+                                     at<const void>(positions), wide, at<const float>(values)};
+           })
+      .def("add",
+           [](const SparseMatrix& self, bool transposed, uintptr_t x, int64_t count, uintptr_t out,
+              int threads) {
+             (transposed ? add_sparse_transposed : add_sparse)(self, at<const float>(x), count,
+                                                               at<float>(out), threads);
+           },
+           release());
+  nb::class_<LowRankMatrix>(module, "LowRank")
+      .def("__init__",
+           [](LowRankMatrix* self, int64_t rows, int64_t columns, int64_t rank, int type,
+              uintptr_t left, uintptr_t right, uintptr_t left_scales, uintptr_t right_scales) {
+             new (self) LowRankMatrix{rows, columns, rank, static_cast<FactorType>(type),
+                                      at<const void>(left), at<const void>(right),
+                                      at<const float>(left_scales),
+                                      at<const float>(right_scales)};
+           })
+      .def("add",
+           [](const LowRankMatrix& self, uintptr_t x, int64_t count, uintptr_t out, int threads) {
+             add_low_rank(self, at<const float>(x), count, at<float>(out), threads);
+           },
+           release());
 
   nb::class_<PackedMatrix>(module, "Matrix")
       .def("__init__",
@@ -186,6 +192,15 @@ NB_MODULE(_native, module) {
                            static_cast<Arithmetic>(arithmetic), threads);
            },
            release())
+      .def("multiply_and_add",
+           [](const PackedMatrix& self, uintptr_t x, bool x_is_bfloat16, int64_t count,
+              uintptr_t out, int arithmetic, int threads, const SparseMatrix* sparse,
+              const LowRankMatrix* low_rank) {
+             self.multiply(at<const void>(x), x_is_bfloat16, count, at<void>(out),
+                           static_cast<Arithmetic>(arithmetic), threads, sparse, low_rank);
+           },
+           "x"_a, "x_is_bfloat16"_a, "count"_a, "out"_a, "arithmetic"_a, "threads"_a,
+           "sparse"_a.none(), "low_rank"_a.none(), release())
       .def("dequantize",
            [](const PackedMatrix& self, int64_t first, int64_t last, int type, uintptr_t out,
               int threads) {
