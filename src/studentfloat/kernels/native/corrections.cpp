@@ -162,30 +162,53 @@ void add_columns_transposed(const SparseMatrix& m, const float* x, int64_t count
 float number(uint16_t half) { return float_of_bfloat16(half); }
 float number(int8_t integer) { return static_cast<float>(integer); }
 
-Lanes four(const uint16_t* halves) {
+// Sixteen numbers of a factor, as floats, in the order that `arranged` gives activations.
+void sixteen(const uint16_t* halves, Lanes* out) {
   typedef uint16_t Halves __attribute__((vector_size(8), aligned(2), may_alias));
   typedef uint32_t Words __attribute__((vector_size(16)));
-  Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(halves), Words) << 16;
-  return reinterpret_cast<Lanes>(words);
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    Halves four = *reinterpret_cast<const Halves*>(halves + k * kLanes);
+    out[k] = reinterpret_cast<Lanes>(__builtin_convertvector(four, Words) << 16);
+  }
 }
 
-Lanes four(const int8_t* integers) {
-  typedef int8_t Bytes __attribute__((vector_size(4), aligned(1), may_alias));
-  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(integers), Lanes);
+// A word holds four integers: the first of each word, then the second ...
+void sixteen(const int8_t* integers, Lanes* out) {
+  typedef int32_t Words __attribute__((vector_size(16), aligned(1), may_alias));
+  Words words = *reinterpret_cast<const Words*>(integers);
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k)
+    out[k] = __builtin_convertvector((words << (24 - 8 * k)) >> 24, Lanes);
 }
 
+const float* arranged(const uint16_t*, const float* x, int64_t, int64_t) { return x; }
+
+// `count` columns of `width` activations; what is left beyond sixteens stays where it is.
+const float* arranged(const int8_t*, const float* x, int64_t count, int64_t width) {
+  float* out = scratch(1, count * width);
+  for (int64_t c = 0; c < count; ++c, x += width) {
+    float* to = out + c * width;
+    std::memcpy(to, x, static_cast<size_t>(width) * sizeof(float));
+    for (int64_t i = 0; i + 16 <= width; i += 16)
+      for (int64_t j = 0; j < 16; ++j) to[i + j % 4 * 4 + j / 4] = x[i + j];
+  }
+  return out;
+}
+
+// `x` is arranged.
 template <class T>
 float dot(const T* weights, const float* x, int64_t count) {
-  constexpr int kVectors = 4;
-  Lanes sums[kVectors];
+  Lanes sums[4];
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) sums[k] = Lanes{};
+  for (int k = 0; k < 4; ++k) sums[k] = Lanes{};
   int64_t i = 0;
-  for (; i + kVectors * kLanes <= count; i += kVectors * kLanes) {
+  for (; i + 16 <= count; i += 16) {
+    Lanes numbers[4];
+    sixteen(weights + i, numbers);
 #pragma GCC unroll 4
-    for (int k = 0; k < kVectors; ++k)
-      sums[k] += four(weights + i + k * kLanes) *
-                 *reinterpret_cast<const Lanes*>(x + i + k * kLanes);
+    for (int k = 0; k < 4; ++k)
+      sums[k] += numbers[k] * *reinterpret_cast<const Lanes*>(x + i + k * kLanes);
   }
   float rest = 0.0f;
   for (; i < count; ++i) rest += number(weights[i]) * x[i];
@@ -197,19 +220,22 @@ template <class T>
 void add_factors(const LowRankMatrix& m, const float* x, int64_t count, float* out, int threads) {
   auto left = static_cast<const T*>(m.left);
   auto right = static_cast<const T*>(m.right);
+  const float* numbers = arranged(right, x, count, m.columns);
   float* hidden = scratch(0, count * m.rank);
   parallel_for(m.rank, threads, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; ++k) {
       float scale = m.right_scales ? m.right_scales[k] : 1.0f;
       for (int64_t c = 0; c < count; ++c)
-        hidden[c * m.rank + k] = dot(right + k * m.columns, x + c * m.columns, m.columns) * scale;
+        hidden[c * m.rank + k] =
+            dot(right + k * m.columns, numbers + c * m.columns, m.columns) * scale;
     }
   });
+  const float* between = arranged(left, hidden, count, m.rank);
   parallel_for(m.rows, threads, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
       float scale = m.left_scales ? m.left_scales[r] : 1.0f;
       for (int64_t c = 0; c < count; ++c)
-        out[c * m.rows + r] += dot(left + r * m.rank, hidden + c * m.rank, m.rank) * scale;
+        out[c * m.rows + r] += dot(left + r * m.rank, between + c * m.rank, m.rank) * scale;
     }
   });
 }
