@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,17 @@ def main() -> None:
         quantize_checkpoint(source, codes, gguf.with_suffix(""), head=True)
         export_model(gguf.with_suffix(""), "gguf", gguf)
         far = llama_cpp(gguf, options.threads, options.tokens)
-        seconds: dict[str, list[float]] = {name: [] for name in [*contestants, *far]}
+        turns: dict[str, Callable[[], float]] = {
+            **{
+                name: partial(run, model, prompt, options.tokens)
+                for name, model in contestants.items()
+            },
+            **{name: partial(model.run, prompt[0].tolist()) for name, model in far.items()},
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in turns}
         for turn in range(options.rounds + 1):
-            for name in seconds:
-                if name in far:
-                    took = far[name].run(prompt[0].tolist())
-                else:
-                    took = run(contestants[name], prompt, options.tokens)
+            for name, take in turns.items():
+                took = take()
                 if turn:  # the first warms up
                     seconds[name].append(took)
         for generator in far.values():
