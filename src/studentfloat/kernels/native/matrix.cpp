@@ -79,15 +79,19 @@ void put_table(Matrix& m, const float* table, const int8_t* table_int8, float in
 // The scales of a group's blocks, zero where a block's mask lacks the row's bit.
 template <class Bits>
 void mask_scales(const void* from, const uint16_t* masks, int64_t blocks, void* to) {
-  auto scales = static_cast<const Bits*>(from);
-  auto out = static_cast<Bits*>(to);
+  typedef Bits Lanes __attribute__((vector_size(16), may_alias));
+  constexpr int64_t kLanes = 16 / static_cast<int64_t>(sizeof(Bits));
+  constexpr int64_t kVectors = kRows / kLanes;
+  auto scales = static_cast<const Lanes*>(from);
+  auto out = static_cast<Lanes*>(to);
+  Lanes bits[kVectors];
+  for (int64_t r = 0; r < kRows; ++r) bits[r / kLanes][r % kLanes] = static_cast<Bits>(1 << r);
   for (int64_t b = 0; b < blocks; ++b) {
-    Bits mask = masks[b];
-    for (int64_t r = 0; r < kRows; ++r) {
-      Bits bit = static_cast<Bits>(Bits{1} << r);
-      // All ones where the bit is there: what compilers turn into comparisons of whole vectors.
-      Bits ones = static_cast<Bits>((mask & bit) == bit ? -1 : 0);
-      out[b * kRows + r] = scales[b * kRows + r] & ones;
+    Lanes mask = Lanes{} + static_cast<Bits>(masks[b]);
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v, ++scales, ++out) {
+      auto taken = (mask & bits[v]) == bits[v];  // all ones, or zeros
+      *out = *scales & reinterpret_cast<Lanes>(taken);
     }
   }
 }
