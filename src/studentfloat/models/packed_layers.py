@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from studentfloat.errors import ModelError
 from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
+from studentfloat.models import operators
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
 from studentfloat.quantize.packed_weight import PackedWeight, pack_weight, why_not_packed
@@ -55,6 +56,7 @@ class PackedModule(nn.Module):
         specs = self.__dict__.setdefault("_stored", {})
         # transformers would else draw bytes at random.
         self.__dict__["_is_hf_initialized"] = True
+        self.__dict__["_number"] = operators.enroll(self)
         specs[name] = stored
         for suffix, part in stored.expected_parts().items():
             self.put_part(name + suffix, torch.empty(part.shape, dtype=part.dtype, device=device))
@@ -126,6 +128,11 @@ class PackedModule(nn.Module):
         self.restore()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy is another layer.
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__["_number"] = operators.enroll(self)
+
     def packed_names(self) -> set[str]:
         """Names of the parameters and buffers that are stored tensors."""
         names = {n + s for n, stored in self.stored.items() for s in stored.expected_parts()}
@@ -190,7 +197,9 @@ class PackedLinear(PackedModule, nn.Linear):
             # Straight through: rounding has no gradient of its own.
             rounded = self.activations.apply(input.detach())
             input = input + (rounded - input).detach() if input.requires_grad else rounded
-        if input.requires_grad and torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
+            output = operators.linear(input, self.__dict__["_number"], self.out_features)
+        elif input.requires_grad and torch.is_grad_enabled():
             output = cast(Tensor, _PackedProduct.apply(input, self))  # type: ignore[no-untyped-call]
         else:
             output = self.product(input)
@@ -293,13 +302,22 @@ class PackedEmbedding(PackedModule, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Indices of any shape to embeddings of shape ``(*input.shape, embedding_dim)``."""
+        if torch.compiler.is_compiling():
+            number = self.__dict__["_number"]
+            rows = operators.rows(input, number, self.embedding_dim, self.output_dtype)
+        else:
+            rows = self.embeddings(input)
+        return rows if self.factor is None else rows * self.factor
+
+    def embeddings(self, input: Tensor) -> Tensor:
+        """What :meth:`forward` gives, before its factor."""
         weight = self.packed_weight()
         if weight.low_rank is not None or weight.outliers is not None:
             rows = weight.dequantize(self.output_dtype)[input]
         else:
             rows = weight.base.rows(input.reshape(-1)).to(self.output_dtype)
             rows = rows.reshape(*input.shape, self.embedding_dim)
-        return rows if self.factor is None else rows * self.factor
+        return rows
 
     def reset_parameters(self) -> None:
         """Do nothing: what is packed is not drawn at random."""
