@@ -138,6 +138,20 @@ def test_gradients(case, dtype) -> None:
     assert (x.grad - y.grad).norm() <= near * y.grad.norm()
 
 
+def test_compiled(case) -> None:
+    place, _ = case
+    torch.compiler.reset()
+    layer = load(place).model.layers[0].mlp.down_proj
+    x = torch.randn(3, 80, generator=torch.Generator().manual_seed(1))
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), layer(x))
+    given, traced = (x.clone().requires_grad_() for _ in range(2))
+    layer(given).square().sum().backward()
+    compiled(traced).square().sum().backward()
+    torch.testing.assert_close(traced.grad, given.grad)
+
+
 def test_offloaded_to_disk(case, tmp_path: Path) -> None:
     place, _ = case
     expected = logits(load(place))
