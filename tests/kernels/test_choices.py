@@ -11,7 +11,7 @@ import torch
 
 from studentfloat.errors import DataError
 from studentfloat.kernels import PackedMatrix, reference
-from studentfloat.kernels.packed_matrix import _DENSE_FROM
+from studentfloat.kernels.packed_matrix import _CHOICE_DENSE_FROM, _CHOICE_DENSE_SHARED
 from studentfloat.kernels.tables import int8_table
 from studentfloat.quantize import Scheme, quantize
 
@@ -137,7 +137,7 @@ def test_threads_change_nothing(instructions) -> None:
 
 def test_many_columns_take_the_dense_way(instructions) -> None:
     made = Made(50, 64, 32)
-    count = max(n for n in _DENSE_FROM.values() if n < 1000) // 3 + 1
+    count = _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // 3
     x = np.random.default_rng(1).standard_normal((count, 64)).astype(np.float32)
     assert_near(made.matrix.matmul(x), x, made.dense(), 1e-6)
     short = torch.from_numpy(x).bfloat16()

@@ -37,6 +37,8 @@ _OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _MOST_BITS = 4
 # From this many columns on, tiles of rows are dequantized for the library's own product.
 _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
+# The same where blocks choose among tables: what of it no table changes, and what tables share.
+_CHOICE_DENSE_FROM, _CHOICE_DENSE_SHARED = 16, 64
 _DENSE_ROWS = 1024
 # Bytes of codes that are worth waking a thread for.
 _BYTES_PER_THREAD = 1 << 15
@@ -241,7 +243,7 @@ class PackedMatrix:
         if corrections is not None:
             self._matmul_and_add(x, way, count, out, threads, corrections=corrections)
             return out
-        if self._native is None or count * self._passes >= way.dense_from:
+        if self._native is None or self._is_dense(way, count):
             self._matmul_by_library(x, way, out, threads)
             return out
         if not is_contiguous(x):
@@ -255,6 +257,12 @@ class PackedMatrix:
             self._useful(threads, count),
         )
         return out
+
+    def _is_dense(self, way: _Way, count: int) -> bool:
+        if self._passes == 1 or way.arithmetic == "int8":
+            return count >= way.dense_from
+        # Both a product and dequantizing take their time once per table.
+        return count >= _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // self._passes
 
     def _useful(self, threads: int, count: int) -> int:
         return max(1, min(threads, self._bytes * max(1, count // 4) // _BYTES_PER_THREAD))
@@ -396,9 +404,7 @@ class PackedMatrix:
             raise DataError(
                 f"corrections of shape {corrections.shape} do not fit a matrix of {self.shape}"
             )
-        compiled = None
-        if self._native is not None and count * self._passes < way.dense_from:
-            compiled = corrections.compiled(count)
+        compiled = None if self._is_dense(way, count) else corrections.compiled(count)
         if self._native is None or compiled is None:
             rows = _rows(x, self.in_features)
             rows = rows.float() if way.short else rows
