@@ -15,13 +15,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from llamacpp import Generator
 
 import studentfloat.transformers
 from studentfloat.models import find_model, quantize_checkpoint
+from studentfloat.models.exchange import export_model
 from studentfloat.quantize import Scheme
 
 
@@ -50,12 +53,26 @@ def main() -> None:
             profile(whole, prompt, options.tokens, options.rounds)
             return
         contestants = load(source.directory, packed, whole)
-        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        gguf = Path(place) / "iq4_nl.gguf"
+        codes = Scheme("iq4_nl", 32, scale_dtype="float16")
+        quantize_checkpoint(source, codes, gguf.with_suffix(""), head=True)
+        export_model(gguf.with_suffix(""), "gguf", gguf)
+        far = llama_cpp(gguf, options.threads, options.tokens)
+        turns: dict[str, Callable[[], float]] = {
+            **{
+                name: partial(run, model, prompt, options.tokens)
+                for name, model in contestants.items()
+            },
+            **{name: partial(model.run, prompt[0].tolist()) for name, model in far.items()},
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in turns}
         for turn in range(options.rounds + 1):
-            for name, model in contestants.items():
-                took = run(model, prompt, options.tokens)
+            for name, take in turns.items():
+                took = take()
                 if turn:  # the first warms up
                     seconds[name].append(took)
+        for generator in far.values():
+            generator.close()
     base = statistics.median(seconds["transformers bfloat16"])
     print(f"{options.tokens} tokens, {options.threads} threads, median of {options.rounds}")
     for name, taken in seconds.items():
@@ -92,6 +109,15 @@ def load(dense: Path, packed: Path, whole: Path) -> dict[str, Any]:
         except ImportError as error:
             print(f"{name}: not installed ({error})")
     return found
+
+
+def llama_cpp(file: Path, threads: int, tokens: int) -> dict[str, Generator]:
+    """The far mark: a program of its own, without Python between the layers."""
+    try:
+        return {"llama.cpp IQ4_NL, head too": Generator(file, threads, tokens)}
+    except ImportError as error:
+        print(f"llama.cpp: not installed ({error})")
+        return {}
 
 
 def run(model: Any, prompt: torch.Tensor, tokens: int) -> float:

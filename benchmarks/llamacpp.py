@@ -1,8 +1,8 @@
-"""llama.cpp's product with one quantized matrix, by way of the library inside the xllamacpp wheel.
+"""llama.cpp by way of the xllamacpp wheel: a product with one quantized matrix, or a whole model.
 
-The wheel is one shared library that exports ggml's C functions; this calls them as llama.cpp does
-for a layer's weight: the tensor is put into the processor's "repack" buffer, which interleaves rows
-for the vector width, and a graph of one ``ggml_mul_mat`` is computed.
+The wheel is one shared library that exports ggml's C functions; :class:`Product` calls them as
+llama.cpp does for a layer's weight: the tensor is put into the processor's "repack" buffer, which
+interleaves rows for the vector width, and a graph of one ``ggml_mul_mat`` is computed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import itertools
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TYPES", "Product", "instruction_sets"]
+__all__ = ["TYPES", "Generator", "Product", "instruction_sets"]
 
 # ggml_type of ggml.h, and bytes of a block of 32 numbers.
 TYPES = {"Q4_0": (2, 18), "IQ4_NL": (20, 18)}
@@ -164,3 +167,52 @@ class Product:
         _, product = self.graphs[i % len(self.graphs)]
         self.library.ggml_backend_tensor_get(product, out.ctypes.data, 0, out.nbytes)
         return out
+
+
+# Answers each line of tokens with llama.cpp's own timings.
+_SERVE = """
+import json, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, tokens = sys.argv[1], int(sys.argv[3])
+params.n_ctx, params.n_parallel = 1024, 1
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
+params.cpuparams.poll = params.cpuparams_batch.poll = 0
+params.verbosity, params.use_jinja = -1, False
+server = xllamacpp.Server(params)
+for line in sys.stdin:
+    answer = server.handle_completions({"prompt": json.loads(line), "n_predict": tokens,
+        "ignore_eos": True, "temperature": 0.0, "cache_prompt": False})
+    print("timings", json.dumps(answer["timings"]), flush=True)
+"""
+
+
+class Generator:
+    """A GGUF in a process of its own: beside other C++ libraries the wheel aborts."""
+
+    def __init__(self, file: Path, threads: int, tokens: int) -> None:
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise ImportError("xllamacpp is not installed")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, str(file), str(threads), str(tokens)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, prompt: list[int]) -> float:
+        """Seconds that reading the prompt and generating take, by llama.cpp's own clock."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(prompt) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("timings "):
+                timings = json.loads(line.partition(" ")[2])
+                return float(timings["prompt_ms"] + timings["predicted_ms"]) / 1e3
+        raise OSError(f"llama.cpp ended with code {self._process.wait()}")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.wait()

@@ -12,8 +12,10 @@ import torch
 from studentfloat.errors import ConfigError, DataError, SchemeError
 from studentfloat.formats import CATALOG, get_format
 from studentfloat.kernels import PackedMatrix, instruction_sets, reference, use_instruction_set
-from studentfloat.kernels.packed_matrix import _DENSE_FROM, COMPUTE, int8_table
+from studentfloat.kernels.packed_matrix import _DENSE_FROM, COMPUTE
+from studentfloat.kernels.tables import int8_table
 from studentfloat.quantize import Scheme, quantize
+from studentfloat.quantize.tensor import quantize_to_tables
 
 NARROW = sorted(name for name in CATALOG if get_format(name).bits <= 4)
 # Rows, columns, block size, columns of activations: tails everywhere, and none.
@@ -98,12 +100,13 @@ def test_products_equal_the_reference(instructions, shape, short_scales) -> None
     assert_near(got.double(), short.double(), weights, 3.1 * 2**-9)
     wide = matrix.matmul(short, compute="float32")
     assert_near(wide.double(), short.double(), weights, 2**-8)
+    table, step = int8_table(matrix.table)
     integers = reference.matmul_int8(
         x,
         reference.unpack(matrix.packed(), 4, shape[1]),
         matrix.scales(),
-        matrix.int8_table,
-        step=matrix.int8_step,
+        table,
+        step=step,
         block_size=matrix.block_size,
     )
     bound = np.abs(x).astype(np.float64) @ np.abs(weights).T
@@ -304,8 +307,9 @@ def test_what_cannot_be_packed_is_named() -> None:
     for scheme in (Scheme("int8"), Scheme("nf4", axis=0), Scheme("nf4", block_size="tensor")):
         with pytest.raises(SchemeError, match="blocks along the rows"):
             quantize(weight, scheme).packed_matrix()
-    with pytest.raises(SchemeError, match="one table of values"):
-        quantize(weight, Scheme("e2m1+sp|e2m1+sr", block_size=16)).packed_matrix()
+    tables = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
+    with pytest.raises(SchemeError, match="tables that all rows share"):
+        quantize_to_tables(weight, Scheme("nf4", block_size=16), tables).packed_matrix()
 
 
 def test_unknown_instruction_sets_are_named() -> None:
@@ -328,7 +332,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     first, second = make(), make()
 assert [str(w.message).split(":")[0] for w in caught] == [
-    "studentfloat was installed without its compiled kernels (no C++ compiler was found)"]
+    "studentfloat was installed without its compiled kernels (no C++ compiler was "
+    "found, or it failed)"]
 assert first.matmul(np.ones((1, 16), np.float32)).tolist() == [[16.0, 16.0]]
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,5 +1,8 @@
 """What native/module.cpp offers. Addresses are of contiguous arrays that the caller has checked."""
 
+import numpy as np
+import numpy.typing as npt
+
 def instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
 def use_instruction_set(name: str) -> bool: ...
@@ -45,17 +48,46 @@ def sketch_tally(
     counts: int,
     fractions: int,
 ) -> None: ...
-def advise_huge_pages(bytes: int, size: int) -> None: ...
+def pooled_bytes(size: int) -> npt.NDArray[np.uint8]: ...
+def clear_pool() -> int: ...
 def read(bytes: int, count: int, threads: int) -> int: ...
+
+class Sparse:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        starts: int,
+        positions: int,
+        wide: bool,
+        values: int,
+    ) -> None: ...
+    def add(self, transposed: bool, x: int, count: int, out: int, threads: int) -> None: ...
+
+class LowRank:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        rank: int,
+        type: int,
+        left: int,
+        right: int,
+        left_scales: int,
+        right_scales: int,
+    ) -> None: ...
+    def add(self, x: int, count: int, out: int, threads: int) -> None: ...
 
 class Matrix:
     def __init__(
         self,
         packed: int,
         scales: int,
-        table: int,
-        table_int8: int,
-        int8_step: float,
+        tables: int,
+        tables_int8: int,
+        int8_steps: int,
+        count: int,
+        selectors: int,
         rows: int,
         columns: int,
         block_size: int,
@@ -70,8 +102,20 @@ class Matrix:
         arithmetic: int,
         threads: int,
     ) -> None: ...
+    def multiply_and_add(
+        self,
+        x: int,
+        x_is_bfloat16: bool,
+        count: int,
+        out: int,
+        arithmetic: int,
+        threads: int,
+        sparse: Sparse | None,
+        low_rank: LowRank | None,
+    ) -> None: ...
     def dequantize(self, first: int, last: int, type: int, out: int, threads: int) -> None: ...
     def unpack(self, packed: int) -> None: ...
     def unpack_scales(self, scales: int) -> None: ...
+    def unpack_selectors(self, selectors: int) -> None: ...
     @property
     def bytes(self) -> int: ...

@@ -68,19 +68,25 @@ def address(array: Array, what: str) -> int:
 
 
 def empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
-    """A new array of the same library, in huge pages where it is large."""
-    new: Array
-    if not is_torch(array):
-        new = np.empty(shape, dtype=dtype)
-    elif dtype == dtype_name(array):
-        new = array.new_empty(shape)
-    else:
-        torch = sys.modules["torch"]
-        new = torch.empty(shape, dtype=getattr(torch, dtype))
+    """A new array of the same library; a large one in memory that earlier ones have left."""
+    torch = sys.modules["torch"] if is_torch(array) else None
     module = native()
-    if module is not None and prod(shape) * new.itemsize > _LARGE:
-        module.advise_huge_pages(address(new, "a new array"), new.nbytes)
-    return new
+    size = prod(shape) * _item_size(dtype)
+    if module is not None and size > _LARGE and (torch is None or array.is_cpu):
+        kept = module.pooled_bytes(size)
+        if torch is None:
+            return kept.view(dtype).reshape(shape)
+        return torch.from_numpy(kept).view(getattr(torch, dtype)).view(shape)
+    if torch is None:
+        return np.empty(shape, dtype=dtype)
+    if dtype == dtype_name(array):
+        return array.new_empty(shape)
+    return torch.empty(shape, dtype=getattr(torch, dtype))
+
+
+@cache
+def _item_size(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def default_threads() -> int:

@@ -87,10 +87,10 @@ def warn_slow() -> None:
     if _module is None and not _warned:
         _warned = True
         warnings.warn(
-            "studentfloat was installed without its compiled kernels (no C++ compiler was "
-            "found): quantizing and products with packed weights run many times slower in NumPy "
-            "and torch. Install a compiler, then: pip install --force-reinstall --no-deps "
-            "studentfloat",
+            "studentfloat was installed without its compiled kernels (no C++ compiler was found, "
+            "or it failed): quantizing and products with packed weights run many times slower in "
+            "NumPy and torch. Install a compiler, then: pip install -v --force-reinstall "
+            "--no-deps studentfloat",
             RuntimeWarning,
             stacklevel=4,
         )

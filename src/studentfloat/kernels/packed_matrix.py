@@ -21,12 +21,14 @@ from studentfloat.kernels.arrays import (
     is_contiguous,
     is_torch,
 )
+from studentfloat.kernels.corrections import Corrections
 from studentfloat.kernels.dispatch import native, warn_slow
+from studentfloat.kernels.tables import read_tables
 
 if TYPE_CHECKING:
     from studentfloat.kernels import _native
 
-__all__ = ["COMPUTE", "Compute", "PackedMatrix", "int8_table"]
+__all__ = ["COMPUTE", "Compute", "PackedMatrix"]
 
 Compute: TypeAlias = Literal["float32", "bfloat16", "int8"]
 COMPUTE: tuple[Compute, ...] = ("float32", "bfloat16", "int8")
@@ -35,6 +37,8 @@ _OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _MOST_BITS = 4
 # From this many columns on, tiles of rows are dequantized for the library's own product.
 _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
+# The same where blocks choose among tables: what of it no table changes, and what tables share.
+_CHOICE_DENSE_FROM, _CHOICE_DENSE_SHARED = 16, 64
 _DENSE_ROWS = 1024
 # Bytes of codes that are worth waking a thread for.
 _BYTES_PER_THREAD = 1 << 15
@@ -56,12 +60,17 @@ class PackedMatrix:
         float32, of shape ``(out_features, ceil(in_features / block_size))``, finite.
     table
         The value of each code, at most ``2**bits`` numbers; NaN for codes that are not used.
+        Of shape ``(tables, 2**bits)`` where blocks choose among several.
     in_features
         Numbers per row.
     block_size
         Numbers of a row that share a scale; the last block may be shorter.
     bits
         Of a code: 2, 3 or 4.
+    selectors
+        Which of several tables each block takes: uint8, of the shape of `scales`. Held in a
+        bit per block and table; a product takes its time once per table, but reads codes from
+        memory once. (Activations that are infinite give NaN.)
 
     Raises
     ------
@@ -93,6 +102,7 @@ class PackedMatrix:
         in_features: int,
         block_size: int,
         bits: int = 4,
+        selectors: Array | None = None,
     ) -> None:
         if not 1 <= bits <= _MOST_BITS:
             raise DataError(f"codes of {bits} bits: a packed matrix takes 2, 3 or 4")
@@ -106,28 +116,39 @@ class PackedMatrix:
         self.bits = bits
         codes = _contiguous(packed, "packed codes", "uint8", -(-in_features * bits // 8))
         factors = _contiguous(scales, "scales", "float32", -(-in_features // self.block_size))
-        if len(factors) != len(codes):
-            raise DataError(f"{len(codes)} rows of codes, but {len(factors)} rows of scales")
+        choices = None
+        if selectors is not None:
+            choices = _contiguous(selectors, "selectors", "uint8", factors.shape[1])
+        for part, what in ((factors, "scales"), (choices, "selectors")):
+            if part is not None and len(part) != len(codes):
+                raise DataError(f"{len(codes)} rows of codes, but {len(part)} rows of {what}")
         if not np.isfinite(factors).all():
             raise DataError(f"{np.count_nonzero(~np.isfinite(factors))} scales are not finite")
-        self.table = _full_table(table, codes, bits, in_features)
-        self.int8_table, self.int8_step = int8_table(self.table)
+        self._tables = read_tables(
+            table, codes, bits, in_features, selectors=choices, block_size=self.block_size
+        )
+        self._passes = len(self._tables)
+        if self._passes == 1:
+            choices = None
         self._native: _native.Matrix | None = None
-        self._plain: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]] | None = None
-        self._build(codes, factors)
+        self._plain: _Originals | None = None
+        self._build(_Originals(codes, factors, choices))
 
-    def _build(self, codes: npt.NDArray[np.uint8], factors: npt.NDArray[np.float32]) -> None:
-        module = native()
+    def _build(self, originals: _Originals) -> None:
+        module, (codes, factors, selectors) = native(), originals
         if module is None:
             warn_slow()
-            self._plain = codes.copy(), factors.copy()
+            chosen = None if selectors is None else selectors.copy()
+            self._plain = _Originals(codes.copy(), factors.copy(), chosen)
             return
         self._native = module.Matrix(
             codes.ctypes.data,
             factors.ctypes.data,
-            self.table.ctypes.data,
-            self.int8_table.ctypes.data,
-            self.int8_step,
+            self._tables.values.ctypes.data,
+            self._tables.integers.ctypes.data,
+            self._tables.steps.ctypes.data,
+            self._passes,
+            0 if selectors is None else selectors.ctypes.data,
             self.out_features,
             self.in_features,
             self.block_size,
@@ -136,17 +157,21 @@ class PackedMatrix:
         self._bytes = self._native.bytes
 
     @property
+    def table(self) -> npt.NDArray[np.float32]:
+        """Sixteen values, or a row of them per table."""
+        return self._tables.values if self._passes > 1 else self._tables.values[0]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """``(out_features, in_features)``."""
         return self.out_features, self.in_features
 
     @property
     def nbytes(self) -> int:
-        """Bytes that codes and scales take."""
+        """Bytes that codes, scales and selectors take."""
         if self._native is not None:
             return self._bytes
-        codes, factors = self._originals()
-        return codes.nbytes + factors.nbytes
+        return sum(part.nbytes for part in self._originals() if part is not None)
 
     def matmul(
         self,
@@ -155,6 +180,7 @@ class PackedMatrix:
         compute: Compute | None = None,
         out: Array | None = None,
         threads: int | None = None,
+        corrections: Corrections | None = None,
     ) -> Array:
         """Multiply: ``x @ W.T``.
 
@@ -176,6 +202,9 @@ class PackedMatrix:
         threads
             By default torch's number of threads. The result does not depend on it, except
             from many columns on, where the product is torch's or NumPy's.
+        corrections
+            Whose product is added, in float32 whatever `compute` says, before the sum is
+            rounded to the type of `x`.
 
         Returns
         -------
@@ -211,21 +240,32 @@ class PackedMatrix:
             )
         if threads is None:
             threads = default_threads()
-        if self._native is None or count >= way.dense_from:
+        if corrections is not None:
+            self._matmul_and_add(x, way, count, out, threads, corrections=corrections)
+            return out
+        if self._native is None or self._is_dense(way, count):
             self._matmul_by_library(x, way, out, threads)
             return out
         if not is_contiguous(x):
             x = _rows(x, self.in_features)
-        useful = self._bytes * max(1, count // 4) // _BYTES_PER_THREAD
         self._native.multiply(
             address(x, "the activations"),
             way.short,
             count,
             address(out, "the product"),
             way.code,
-            max(1, min(threads, useful)),
+            self._useful(threads, count),
         )
         return out
+
+    def _is_dense(self, way: _Way, count: int) -> bool:
+        if self._passes == 1 or way.arithmetic == "int8":
+            return count >= way.dense_from
+        # Both a product and dequantizing take their time once per table.
+        return count >= _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // self._passes
+
+    def _useful(self, threads: int, count: int) -> int:
+        return max(1, min(threads, self._bytes * max(1, count // 4) // _BYTES_PER_THREAD))
 
     def matmul_transposed(self, x: Array, *, threads: int | None = None) -> Array:
         """Multiply by the transpose: ``x @ W``, as the gradient of :meth:`matmul` needs it.
@@ -264,7 +304,7 @@ class PackedMatrix:
             rounded to nearest even. By default a new float32 NumPy array.
         """
         if out is None:
-            out = np.empty(self.shape, dtype=np.float32)
+            out = empty_like(self.table, self.shape, "float32")
         if tuple(out.shape) != self.shape or dtype_name(out) not in _OUT_TYPES:
             raise DataError(
                 f"{dtype_name(out)} of shape {tuple(out.shape)} cannot take a matrix of shape "
@@ -276,7 +316,7 @@ class PackedMatrix:
     def packed(self) -> npt.NDArray[np.uint8]:
         """The packed codes that it was made of."""
         if self._native is None:
-            return self._originals()[0].copy()
+            return self._originals().codes.copy()
         codes = np.empty((self.out_features, -(-self.in_features * self.bits // 8)), dtype=np.uint8)
         self._native.unpack(codes.ctypes.data)
         return codes
@@ -284,30 +324,44 @@ class PackedMatrix:
     def scales(self) -> npt.NDArray[np.float32]:
         """The scales that it was made of."""
         if self._native is None:
-            return self._originals()[1].copy()
-        factors = np.empty(
-            (self.out_features, -(-self.in_features // self.block_size)), dtype=np.float32
-        )
+            return self._originals().scales.copy()
+        factors = np.empty(self._blocks, dtype=np.float32)
         self._native.unpack_scales(factors.ctypes.data)
         return factors
+
+    def selectors(self) -> npt.NDArray[np.uint8] | None:
+        """The selectors that it was made of; None where there is one table."""
+        if self._passes == 1:
+            return None
+        if self._native is None:
+            chosen = self._originals().selectors
+            return None if chosen is None else chosen.copy()
+        chosen = np.empty(self._blocks, dtype=np.uint8)
+        self._native.unpack_selectors(chosen.ctypes.data)
+        return chosen
+
+    @property
+    def _blocks(self) -> tuple[int, int]:
+        return self.out_features, -(-self.in_features // self.block_size)
 
     def __getstate__(self) -> dict[str, Any]:
         """The originals: another machine may repack them otherwise."""
         kept = {k: v for k, v in vars(self).items() if k not in ("_native", "_plain", "_bytes")}
-        return {**kept, "packed": self.packed(), "scales": self.scales()}
+        return {**kept, "originals": (self.packed(), self.scales(), self.selectors())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        codes, factors = state.pop("packed"), state.pop("scales")
+        originals = _Originals(*state.pop("originals"))
         vars(self).update(state, _native=None, _plain=None)
-        self._build(codes, factors)
+        self._build(originals)
 
     def __repr__(self) -> str:
         return (
             f"PackedMatrix({self.out_features} x {self.in_features}, {self.bits} bits, "
-            f"blocks of {self.block_size})"
+            f"blocks of {self.block_size}"
+            + (f", {len(self._tables)} tables)" if self._passes > 1 else ")")
         )
 
-    def _originals(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    def _originals(self) -> _Originals:
         assert self._plain is not None
         return self._plain
 
@@ -330,7 +384,7 @@ class PackedMatrix:
                 default_threads() if threads is None else threads,
             )
             return
-        codes, factors = self._originals()
+        codes, factors, selectors = self._originals()
         values = reference.dequantize(
             codes[first:last],
             factors[first:last],
@@ -338,8 +392,37 @@ class PackedMatrix:
             bits=self.bits,
             columns=self.in_features,
             block_size=self.block_size,
+            selectors=None if selectors is None else selectors[first:last],
         )
         out[...] = sys.modules["torch"].from_numpy(values) if is_torch(out) else values
+
+    def _matmul_and_add(
+        self, x: Array, way: _Way, count: int, out: Array, threads: int, *, corrections: Corrections
+    ) -> None:
+        """The product with something added."""
+        if corrections.shape != self.shape:
+            raise DataError(
+                f"corrections of shape {corrections.shape} do not fit a matrix of {self.shape}"
+            )
+        compiled = None if self._is_dense(way, count) else corrections.compiled(count)
+        if self._native is None or compiled is None:
+            rows = _rows(x, self.in_features)
+            rows = rows.float() if way.short else rows
+            product = self.matmul(rows, compute=way.arithmetic, threads=threads)
+            corrections.add_product(rows, product, threads=threads)
+            out[...] = product.reshape(out.shape)
+            return
+        if not is_contiguous(x):
+            x = _rows(x, self.in_features)
+        self._native.multiply_and_add(
+            address(x, "the activations"),
+            way.short,
+            count,
+            address(out, "the product"),
+            way.code,
+            self._useful(threads, count),
+            *compiled,
+        )
 
     def _matmul_by_library(self, x: Array, way: _Way, out: Array, threads: int) -> None:
         """The product where torch or NumPy makes it."""
@@ -367,42 +450,27 @@ class PackedMatrix:
 
     def _matmul_reference(self, rows: Array) -> Array:
         """In int8, by NumPy."""
-        codes, factors = self._originals()
+        codes, factors, selectors = self._originals()
+        several = selectors is not None
         x = rows.float().numpy() if is_torch(rows) else rows
         product = reference.matmul_int8(
             x,
             reference.unpack(codes, self.bits, self.in_features),
             factors,
-            self.int8_table,
-            step=self.int8_step,
+            self._tables.integers if several else self._tables.integers[0],
+            step=self._tables.steps if several else float(self._tables.steps[0]),
             block_size=self.block_size,
+            selectors=selectors,
         ).astype(np.float32)
         return sys.modules["torch"].from_numpy(product) if is_torch(rows) else product
 
 
-def int8_table(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], float]:
-    """The integers of -127 to 127 whose multiples come nearest to a table's values.
+class _Originals(NamedTuple):
+    """What a matrix was made of."""
 
-    Returns
-    -------
-    integers
-        int8, of the shape of `table`.
-    step
-        ``integers * step`` is near `table`; equal to it, up to float32's rounding, if the
-        values are multiples of a common step, at most 127 of it.
-    """
-    greatest = float(np.abs(table).max())
-    if greatest == 0:
-        return np.zeros(table.shape, dtype=np.int8), 1.0
-    values = table.astype(np.float64)
-    # The largest magnitude falls on each integer in turn, and on places between the high ones.
-    tops = np.concatenate([np.arange(1.0, 96.0), np.linspace(96.0, 127.0, 1241)])
-    scaled = values * (tops / greatest)[:, None]
-    errors = ((np.rint(scaled) - scaled) / tops[:, None]) ** 2
-    squared = errors.sum(axis=1)
-    exact = np.flatnonzero(squared < 1e-12)
-    best = int(exact[0]) if exact.size else int(np.argmin(squared))
-    return np.rint(scaled[best]).astype(np.int8), float(np.float32(greatest / tops[best]))
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float32]
+    selectors: npt.NDArray[np.uint8] | None
 
 
 class _Way(NamedTuple):
@@ -470,28 +538,3 @@ def _contiguous(array: Array, what: str, kind: str, width: int) -> npt.NDArray[A
     if len(array) == 0:
         raise DataError(f"{what} have no rows")
     return np.ascontiguousarray(array.detach().cpu().numpy() if is_torch(array) else array)
-
-
-def _full_table(
-    table: Sequence[float] | npt.NDArray[np.floating],
-    codes: npt.NDArray[np.uint8],
-    bits: int,
-    columns: int,
-) -> npt.NDArray[np.float32]:
-    """Sixteen values; zero stands for the codes that do not occur."""
-    values = np.asarray(table, dtype=np.float32)
-    if values.ndim != 1 or not 1 <= values.size <= 2**bits:
-        raise DataError(
-            f"a table of shape {values.shape} for codes of {bits} bits: 1 to {2**bits} values"
-        )
-    if np.isinf(values).any():
-        raise DataError("the table of values holds infinity")
-    full = np.full(16, np.nan, dtype=np.float32)
-    full[: values.size] = values
-    if np.isnan(full[: 2**bits]).any():
-        for first in range(0, len(codes), 256):
-            used = np.unique(reference.unpack(codes[first : first + 256], bits, columns))
-            wrong = used[np.isnan(full[used])]
-            if wrong.size:
-                raise DataError(f"code {int(wrong[0])} occurs, but the table has no value for it")
-    return np.nan_to_num(full, nan=0.0)

@@ -5,7 +5,7 @@ Also what runs where there are no compiled kernels.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,11 @@ import numpy.typing as npt
 __all__ = [
     "ACTIVATION_BLOCK",
     "dequantize",
+    "look_up",
     "matmul_int8",
     "pack",
     "round_activations",
+    "sparse_product",
     "unpack",
 ]
 
@@ -40,11 +42,31 @@ def pack(codes: Bytes, bits: int) -> Bytes:
 
 
 def dequantize(
-    packed: Bytes, scales: Floats, table: Floats, *, bits: int, columns: int, block_size: int
+    packed: Bytes,
+    scales: Floats,
+    table: Floats,
+    *,
+    bits: int,
+    columns: int,
+    block_size: int,
+    selectors: Bytes | None = None,
 ) -> Floats:
-    """Value times scale, float32, of shape ``(rows, columns)``."""
+    """Value times scale, float32, of shape ``(rows, columns)``.
+
+    With selectors, one per scale, `table` has a row for each number that they may be.
+    """
     per_column = np.repeat(scales, block_size, axis=1)[:, :columns]
-    return table[unpack(packed, bits, columns)] * per_column
+    codes = unpack(packed, bits, columns)
+    return look_up(codes, table, block_size, selectors) * per_column
+
+
+def look_up(
+    codes: Bytes, table: npt.NDArray[Any], block_size: int, selectors: Bytes | None
+) -> npt.NDArray[Any]:
+    """What codes stand for, in the table of their block."""
+    if selectors is None:
+        return table[codes]
+    return table[np.repeat(selectors, block_size, axis=1)[:, : codes.shape[1]], codes]
 
 
 def _segments(columns: int, block_size: int) -> list[slice]:
@@ -84,11 +106,34 @@ def matmul_int8(
     scales: Floats,
     table: npt.NDArray[np.int8],
     *,
-    step: float,
+    step: float | Floats,
     block_size: int,
+    selectors: Bytes | None = None,
 ) -> npt.NDArray[np.float64]:
-    """``x @ W.T`` with activations and table in 8-bit integers, summed exactly (float64)."""
+    """``x @ W.T`` with activations and table in 8-bit integers, summed exactly (float64).
+
+    With selectors, `table` and `step` have a row for each number that they may be.
+    """
     integers, steps = round_activations(x, block_size)
-    weights = table[codes].astype(np.float64) * step
+    values = table.astype(np.float64) * np.asarray(step)[..., None]
+    weights = look_up(codes, values, block_size, selectors)
     weights *= np.repeat(scales, block_size, axis=1)[:, : codes.shape[1]]
-    return (integers.astype(np.float64) * steps) @ weights.T
+    product: npt.NDArray[np.float64] = (integers.astype(np.float64) * steps) @ weights.T
+    return product
+
+
+def sparse_product(
+    x: Floats,
+    positions: npt.NDArray[np.integer],
+    values: Floats,
+    shape: tuple[int, int],
+    *,
+    transposed: bool = False,
+) -> Floats:
+    """``x @ D.T``, or ``x @ D``, for the D of that shape with `values` at flat positions."""
+    row, column = np.divmod(positions, shape[1])
+    from_, to = (row, column) if transposed else (column, row)
+    product = np.zeros((shape[1 if transposed else 0], len(x)), dtype=np.float32)
+    for i, numbers in enumerate(x):
+        np.add.at(product[:, i], to, values * numbers[from_])
+    return product.T

@@ -39,6 +39,7 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.packed_weight import why_not_packed
 from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.tensor import quantize
@@ -246,6 +247,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                     module.activations = ActivationScheme(activations)
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model, dtype=None)
+        _say_what_is_slow(model)
         # Saved under the model's own names: undoing what joined single experts would split
         # codes, but not their scales.
         model._weight_conversions = []
@@ -306,6 +308,24 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_trainable(self) -> bool:
         """Adapters on top can be trained; the packed weights stay as they are."""
         return True
+
+
+def _say_what_is_slow(model: Any) -> None:
+    """One line for each reason that linear layers have no kernel for."""
+    slow: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            reason = why_not_packed(module.stored["weight"])
+            if reason is not None:
+                slow.setdefault(reason, []).append(name)
+    for reason, names in slow.items():
+        _log.warning(
+            "%d linear layers (%s first) dequantize their weight for every product, which is "
+            "slow: no kernel takes %s",
+            len(names),
+            names[0],
+            reason,
+        )
 
 
 class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from studentfloat.models.packed_files import (
     write_layout,
 )
 from studentfloat.models.sources import ModelSource
+from studentfloat.quantize.packed_weight import why_not_packed
 from studentfloat.quantize.stored import StoredWeight, stored_parts
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import (
@@ -162,7 +163,7 @@ class PackWriter:
                 "bits": sum(weight.bits for _, weight in shard.weights.values()),
                 "weights": sum(math.prod(stored.shape) for stored, _ in shard.weights.values()),
                 "plain": sum(tensor.numel() for tensor in shard.plain.values()),
-                "records": [record_to_json(record) for record in shard.records],
+                "records": [record_to_json(_with_speed(r, shard)) for r in shard.records],
                 "skipped": [record_to_json(skip) for skip in shard.skipped],
             },
         )
@@ -278,6 +279,16 @@ def _report(directory: Path, facts: list[dict[str, Any]]) -> PackedModel:
             record_from_json(SkippedTensor, skip) for fact in facts for skip in fact["skipped"]
         ),
     )
+
+
+def _with_speed(record: TensorQuantization, shard: Shard) -> TensorQuantization:
+    """A record that says so where products will dequantize the weight each time."""
+    # A tied head's record may bear the embedding's name, or the other way round.
+    stored = {name: stored for name, (stored, _) in shard.weights.items()}.get(record.name)
+    reason = None if stored is None else why_not_packed(stored)
+    if stored is None or reason is None or len(stored.matrix_shape) != 2:
+        return record
+    return replace(record, notes=(*record.notes, f"dequantized for every product: {reason}"))
 
 
 def save_shard(tensors: Mapping[str, Tensor], file: Path) -> None:

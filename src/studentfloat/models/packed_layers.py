@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from studentfloat.errors import ModelError
 from studentfloat.kernels import PackedMatrix
 from studentfloat.kernels.packed_matrix import Compute
+from studentfloat.models import operators
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
+from studentfloat.quantize.packed_weight import PackedWeight, pack_weight, why_not_packed
 from studentfloat.quantize.stored import Orientation, StoredWeight
-from studentfloat.quantize.tensor import has_packed_matrix
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -55,6 +56,7 @@ class PackedModule(nn.Module):
         specs = self.__dict__.setdefault("_stored", {})
         # transformers would else draw bytes at random.
         self.__dict__["_is_hf_initialized"] = True
+        self.__dict__["_number"] = operators.enroll(self)
         specs[name] = stored
         for suffix, part in stored.expected_parts().items():
             self.put_part(name + suffix, torch.empty(part.shape, dtype=part.dtype, device=device))
@@ -101,7 +103,7 @@ class PackedModule(nn.Module):
         for name, stored in self.stored.items():
             stored.check(self.parts(name), f"{where}.{name}" if where else name)
 
-    def hold(self, matrix: PackedMatrix) -> None:
+    def hold(self, matrix: PackedMatrix | PackedWeight) -> None:
         """Let a kernel's repacked codes stand for the stored ones, which are given up."""
         codes = cast(nn.Parameter, self._parameters["weight"])
         self.__dict__["_matrix"] = matrix
@@ -125,6 +127,11 @@ class PackedModule(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.restore()
         super()._load_from_state_dict(*args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy is another layer.
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__["_number"] = operators.enroll(self)
 
     def packed_names(self) -> set[str]:
         """Names of the parameters and buffers that are stored tensors."""
@@ -190,7 +197,9 @@ class PackedLinear(PackedModule, nn.Linear):
             # Straight through: rounding has no gradient of its own.
             rounded = self.activations.apply(input.detach())
             input = input + (rounded - input).detach() if input.requires_grad else rounded
-        if input.requires_grad and torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
+            output = operators.linear(input, self.__dict__["_number"], self.out_features)
+        elif input.requires_grad and torch.is_grad_enabled():
             output = cast(Tensor, _PackedProduct.apply(input, self))  # type: ignore[no-untyped-call]
         else:
             output = self.product(input)
@@ -216,25 +225,16 @@ class PackedLinear(PackedModule, nn.Linear):
         g = gradient.float() if gradient.dtype == torch.float16 else gradient
         return cast(Tensor, kernel.matmul_transposed(g.detach())).to(gradient.dtype)
 
-    def _kernel_for(self, input: Tensor) -> PackedMatrix | None:
+    def _kernel_for(self, input: Tensor) -> PackedMatrix | PackedWeight | None:
         """The codes repacked for the kernel, on first use; they then live there alone."""
         if not (input.is_cpu and input.dtype in _KERNEL_DTYPES and input.numel() > 0):
             return None
         owner: PackedModule = self.__dict__.get("_tied_to", self)
-        found: PackedMatrix | None = owner.__dict__.get("_matrix")
-        if found is None and self._has_kernel():
-            found = owner.packed_weight().base.packed_matrix()
+        found: PackedMatrix | PackedWeight | None = owner.__dict__.get("_matrix")
+        if found is None and why_not_packed(self.stored["weight"]) is None:
+            found = pack_weight(owner.packed_weight())
             owner.hold(found)
         return found
-
-    def _has_kernel(self) -> bool:
-        stored = self.stored["weight"]
-        return (
-            has_packed_matrix(stored.scheme, stored.matrix_shape)
-            and stored.row_tables is None
-            and stored.low_rank is None
-            and stored.outliers is None
-        )
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W as the product sees it: inputs are already divided by any input scale."""
@@ -302,13 +302,22 @@ class PackedEmbedding(PackedModule, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Indices of any shape to embeddings of shape ``(*input.shape, embedding_dim)``."""
+        if torch.compiler.is_compiling():
+            number = self.__dict__["_number"]
+            rows = operators.rows(input, number, self.embedding_dim, self.output_dtype)
+        else:
+            rows = self.embeddings(input)
+        return rows if self.factor is None else rows * self.factor
+
+    def embeddings(self, input: Tensor) -> Tensor:
+        """What :meth:`forward` gives, before its factor."""
         weight = self.packed_weight()
         if weight.low_rank is not None or weight.outliers is not None:
             rows = weight.dequantize(self.output_dtype)[input]
         else:
             rows = weight.base.rows(input.reshape(-1)).to(self.output_dtype)
             rows = rows.reshape(*input.shape, self.embedding_dim)
-        return rows if self.factor is None else rows * self.factor
+        return rows
 
     def reset_parameters(self) -> None:
         """Do nothing: what is packed is not drawn at random."""
@@ -334,13 +343,7 @@ class _PackedExperts(PackedModule):
     def expert(self, name: str, index: Any) -> Tensor:
         """One expert's matrix, as the model's own code would find it."""
         stored = self.stored[name]
-        count, *inner = stored.matrix_shape
-        number = int(index)
-        whole = self.packed_weight(name).base
-        per_expert = whole.packed.shape[0] // count
-        rows = torch.arange(number * per_expert, (number + 1) * per_expert)
-        matrix = whole.rows(rows.to(whole.packed.device)).reshape(inner)
-        matrix = matrix.to(self.experts_dtype)
+        matrix = self.packed_weight(name).member(int(index)).dequantize(self.experts_dtype)
         return matrix.T if stored.orientation is Orientation.TRANSPOSED else matrix
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

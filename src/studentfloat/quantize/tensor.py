@@ -43,7 +43,7 @@ _STORED_DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _E8M0_BIAS = 127
-_MOST_PACKED_BITS = 4
+MOST_PACKED_BITS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,29 +157,31 @@ class QuantizedTensor:
         Raises
         ------
         SchemeError
-            If it is not a matrix with blocks along its rows, in codes of at most 4 bits that
-            mean the same everywhere.
+            If it is not a matrix with blocks along its rows, in codes of at most 4 bits whose
+            tables are those of the scheme's formats.
         """
-        if self.selectors is not None or self.row_tables is not None:
+        if self.row_tables is not None:
             raise SchemeError(
-                f"a tensor in {self.scheme.format_name} with selectors or row tables: packed "
-                "products take one table of values for the whole matrix"
+                f"a tensor in {self.scheme.format_name} with row tables: packed products take "
+                "tables that all rows share"
             )
         if not has_packed_matrix(self.scheme, self.shape):
             raise SchemeError(
                 f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
                 f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
-                f"matrices with blocks along the rows, in at most {_MOST_PACKED_BITS} bits"
+                f"matrices with blocks along the rows, in at most {MOST_PACKED_BITS} bits"
             )
         # A special code is never produced: like a code without value it has no number.
-        table = self.scheme.format.decode_table
+        tables = np.stack([f.decode_table for f in self.scheme.formats])
+        tables = np.where(np.isfinite(tables), tables, np.nan)
         return PackedMatrix(
             self.packed,
             self.block_scales().cpu(),
-            np.where(np.isfinite(table), table, np.nan),
+            tables[0] if self.selectors is None else tables,
             in_features=self.row_length,
             block_size=_block_length(self.row_length, self.scheme),
             bits=self.scheme.format.bits,
+            selectors=None if self.selectors is None else self.block_formats,
         )
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -190,20 +192,24 @@ class QuantizedTensor:
         indices
             int64, of shape ``(n,)``: rows of :attr:`packed`, blocks running along them.
         """
+        return self.select_rows(indices).dequantize()
+
+    def select_rows(self, indices: Tensor) -> QuantizedTensor:
+        """Some rows as they are stored, as a matrix; see :meth:`rows`."""
         scheme, scales = replace_scheme(self.scheme, axis=-1), self.scales
+        tables = self.row_tables
         if isinstance(scales, QuantizedTensor):
             # They run across rows: as numbers, they can be picked.
             scheme, scales = replace_scheme(scheme, scale_dtype="float32"), self.block_scales()
-        chosen = QuantizedTensor(
+        return QuantizedTensor(
             packed=self.packed[indices],
             scales=scales[indices],
             scheme=scheme,
             shape=(len(indices), self.row_length),
             dtype=self.dtype,
             selectors=None if self.selectors is None else self.selectors[indices],
-            row_tables=None if self.row_tables is None else self.row_tables[indices],
+            row_tables=tables if tables is None or len(tables) == 1 else tables[indices],
         )
-        return chosen.dequantize()
 
     def _unscaled(self, dtype: torch.dtype) -> Tensor:
         """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
@@ -250,13 +256,12 @@ class QuantizedTensor:
 
 
 def has_packed_matrix(scheme: Scheme, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor has a :meth:`QuantizedTensor.packed_matrix`, selectors and tables aside."""
+    """Whether a tensor has a :meth:`QuantizedTensor.packed_matrix`, unless it has row tables."""
     return (
         len(shape) == 2
         and scheme.block_size != TENSOR
         and _axis(shape, scheme) == 1
-        and scheme.format.bits <= _MOST_PACKED_BITS
-        and not scheme.alternatives
+        and scheme.format.bits <= MOST_PACKED_BITS
     )
 
 

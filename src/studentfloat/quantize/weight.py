@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from studentfloat.errors import SchemeError
+from studentfloat.quantize.scheme import TENSOR
 from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["LowRank", "Outliers", "QuantizedWeight"]
@@ -132,6 +134,26 @@ class QuantizedWeight:
             weight = weight / self.input_scale.to(weight.dtype)
         return weight.to(dtype or self.base.dtype)
 
+    def member(self, number: int) -> QuantizedWeight:
+        """One matrix of a weight of shape ``(count, out_features, in_features)``.
+
+        Raises
+        ------
+        SchemeError
+            If blocks do not run along the rows of each.
+        """
+        low_rank, outliers = self.low_rank, self.outliers
+        if low_rank is not None:
+            left, right = (_member(part, number) for part in (low_rank.left, low_rank.right))
+            low_rank = LowRank(left, right)
+        if outliers is not None:
+            size = self.shape[1] * self.shape[2]
+            ends = torch.tensor([number * size, (number + 1) * size])
+            its = slice(*torch.searchsorted(outliers.positions, ends.to(outliers.positions)))
+            outliers = Outliers(outliers.positions[its] - number * size, outliers.values[its])
+        base = _member(self.base, number)
+        return QuantizedWeight(base, low_rank, outliers, self.input_scale)
+
     @property
     def bits(self) -> int:
         """All bits stored."""
@@ -143,6 +165,27 @@ class QuantizedWeight:
     def bits_per_weight(self) -> float:
         """:attr:`bits` over the number of weights."""
         return self.bits / max(1, torch.Size(self.shape).numel())
+
+
+@overload
+def _member(part: QuantizedTensor, number: int) -> QuantizedTensor: ...
+@overload
+def _member(part: Tensor | QuantizedTensor, number: int) -> Tensor | QuantizedTensor: ...
+
+
+def _member(part: Tensor | QuantizedTensor, number: int) -> Tensor | QuantizedTensor:
+    """One of those stacked along the first axis."""
+    if isinstance(part, Tensor):
+        return part[number]
+    scheme = part.scheme
+    if scheme.block_size == TENSOR or scheme.axis not in (-1, len(part.shape) - 1):
+        raise SchemeError(
+            f"blocks of {scheme.block_size} along axis {scheme.axis} of a tensor of shape "
+            f"{part.shape} do not keep its matrices apart: the last axis does"
+        )
+    rows = part.shape[-2]
+    chosen = torch.arange(number * rows, (number + 1) * rows, device=part.packed.device)
+    return part.select_rows(chosen)
 
 
 def _bits(part: Tensor | QuantizedTensor) -> int:

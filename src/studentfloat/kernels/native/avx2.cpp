@@ -101,30 +101,57 @@ struct Lanes {
     return step(at, v, _mm256_permutevar8x32_ps(even, at));
   }
 
+  // Codes of 32 numbers.
+  ALWAYS_INLINE __m256i codes_at(const float* x, __m256 divisor) const {
+    __m256i levels[4];
+    for (int k = 0; k < 4; ++k)
+      levels[k] = level(_mm256_div_ps(_mm256_loadu_ps(x + 8 * k), divisor));
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(levels[0], levels[1]),
+                                       _mm256_packs_epi32(levels[2], levels[3]));
+    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(codes), _mm256_abs_epi8(bytes));
+  }
+
+  // Of the first `count` of 8, and zeros.
+  ALWAYS_INLINE uint64_t codes_at(const float* x, __m256 divisor, int64_t count) const {
+    __m256i levels = level(_mm256_div_ps(load_first(x, count), divisor));
+    __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(levels), _mm256_extracti128_si256(levels, 1));
+    __m128i bytes = _mm_shuffle_epi8(codes, _mm_abs_epi8(_mm_packs_epi16(words, words)));
+    uint64_t eight = static_cast<uint64_t>(_mm_cvtsi128_si64(bytes));
+    return count >= 8 ? eight : eight & ((uint64_t{1} << 8 * count) - 1);
+  }
+
   ALWAYS_INLINE void encode(const float* x, int64_t count, float divisor, uint8_t* out) const {
     const __m256 by = _mm256_set1_ps(divisor);
     int64_t i = 0;
+    for (; i + 32 <= count; i += 32)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), codes_at(x + i, by));
+    for (; i < count; i += 8) {
+      uint64_t bytes = codes_at(x + i, by, count - i);
+      if (count - i >= 8) __builtin_memcpy(out + i, &bytes, 8);
+      else __builtin_memcpy(out + i, &bytes, static_cast<size_t>(count - i));
+    }
+  }
+
+  // Two codes a byte: the second one, times 16, is added to the first.
+  ALWAYS_INLINE void encode_pairs(const float* x, int64_t count, float divisor,
+                                  uint8_t* out) const {
+    const __m256 by = _mm256_set1_ps(divisor);
+    const __m256i places = _mm256_set1_epi16(16 << 8 | 1);
+    int64_t i = 0;
     for (; i + 32 <= count; i += 32) {
-      __m256i levels[4];
-      for (int k = 0; k < 4; ++k)
-        levels[k] = level(_mm256_div_ps(_mm256_loadu_ps(x + i + 8 * k), by));
-      __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(levels[0], levels[1]),
-                                         _mm256_packs_epi32(levels[2], levels[3]));
-      bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-      bytes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(codes), _mm256_abs_epi8(bytes));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), bytes);
+      __m256i words = _mm256_maddubs_epi16(codes_at(x + i, by), places);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i / 2),
+                       _mm_packus_epi16(_mm256_castsi256_si128(words),
+                                        _mm256_extracti128_si256(words, 1)));
     }
     for (; i < count; i += 8) {
-      __m256i levels = level(_mm256_div_ps(load_first(x + i, count - i), by));
-      __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(levels),
-                                      _mm256_extracti128_si256(levels, 1));
-      __m128i eight = _mm_shuffle_epi8(codes, _mm_abs_epi8(_mm_packs_epi16(words, words)));
-      if (count - i >= 8) {
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + i), eight);
-      } else {
-        int64_t bytes = _mm_cvtsi128_si64(eight);
-        __builtin_memcpy(out + i, &bytes, static_cast<size_t>(count - i));
-      }
+      __m128i eight = _mm_cvtsi64_si128(static_cast<int64_t>(codes_at(x + i, by, count - i)));
+      __m128i words = _mm_maddubs_epi16(eight, _mm256_castsi256_si128(places));
+      int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+      if (count - i >= 8) __builtin_memcpy(out + i / 2, &bytes, 4);
+      else __builtin_memcpy(out + i / 2, &bytes, static_cast<size_t>(count - i + 1) / 2);
     }
   }
 };

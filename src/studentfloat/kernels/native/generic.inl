@@ -59,6 +59,17 @@ struct Lanes {
       for (int64_t l = 0; l < many; ++l) codes[i + l] = e.codes[levels[l]];
     }
   }
+
+  // Two codes a byte.
+  void encode_pairs(const float* x, int64_t count, float divisor, uint8_t* packed) const {
+    for (int64_t i = 0; i < count; i += kWidth) {
+      uint8_t codes[kWidth] = {};
+      int64_t many = count - i < kWidth ? count - i : kWidth;
+      encode(x + i, many, divisor, codes);
+      for (int64_t l = 0; l < many; l += 2)
+        packed[(i + l) / 2] = static_cast<uint8_t>(codes[l] | codes[l + 1] << 4);
+    }
+  }
 };
 
 // A block's codes look up values that are scaled, and rounded, already.

@@ -2,19 +2,25 @@
 // enough is checked by the Python side, which knows torch's and NumPy's arrays.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
 #include <limits>
+#include <memory>
+#include <new>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
+#include "corrections.h"
 #include "cpu.h"
 #include "matrix.h"
 #include "parallel.h"
+#include "pool.h"
 #include "sketch.h"
 
 namespace nb = nanobind;
@@ -110,9 +116,20 @@ NB_MODULE(_native, module) {
                      at<int64_t>(counts), at<int64_t>(fractions));
       },
       release());
-  module.def("advise_huge_pages", [](uintptr_t bytes, size_t size) {
-    advise_huge_pages(at<void>(bytes), size);
+  module.def("pooled_bytes", [](size_t size) {
+    auto owned = std::make_unique<Buffer>(take_pooled(size));
+    uint8_t* bytes = owned->data();
+    nb::capsule owner(owned.get(), [](void* buffer) noexcept {
+      std::unique_ptr<Buffer> back(static_cast<Buffer*>(buffer));
+      try {
+        give_pooled(std::move(*back));
+      } catch (const std::bad_alloc&) {  // then it is not kept
+      }
+    });
+    owned.release();
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(bytes, {size}, owner);
   });
+  module.def("clear_pool", &clear_pool);
   module.def(
       "read",
       [](uintptr_t bytes, int64_t count, int threads) {
@@ -126,14 +143,47 @@ NB_MODULE(_native, module) {
       },
       release());
 
+  nb::class_<SparseMatrix>(module, "Sparse")
+      .def("__init__",
+           [](SparseMatrix* self, int64_t rows, int64_t columns, uintptr_t starts,
+              uintptr_t positions, bool wide, uintptr_t values) {
+             new (self) SparseMatrix{rows, columns, at<const int64_t>(starts),
+                                     at<const void>(positions), wide, at<const float>(values)};
+           })
+      .def("add",
+           [](const SparseMatrix& self, bool transposed, uintptr_t x, int64_t count, uintptr_t out,
+              int threads) {
+             (transposed ? add_sparse_transposed : add_sparse)(self, at<const float>(x), count,
+                                                               at<float>(out), threads);
+           },
+           release());
+  nb::class_<LowRankMatrix>(module, "LowRank")
+      .def("__init__",
+           [](LowRankMatrix* self, int64_t rows, int64_t columns, int64_t rank, int type,
+              uintptr_t left, uintptr_t right, uintptr_t left_scales, uintptr_t right_scales) {
+             new (self) LowRankMatrix{rows, columns, rank, static_cast<FactorType>(type),
+                                      at<const void>(left), at<const void>(right),
+                                      at<const float>(left_scales),
+                                      at<const float>(right_scales)};
+           })
+      .def("add",
+           [](const LowRankMatrix& self, uintptr_t x, int64_t count, uintptr_t out, int threads) {
+             add_low_rank(self, at<const float>(x), count, at<float>(out), threads);
+           },
+           release());
+
   nb::class_<PackedMatrix>(module, "Matrix")
       .def("__init__",
-           [](PackedMatrix* self, uintptr_t packed, uintptr_t scales, uintptr_t table,
-              uintptr_t table_int8, float int8_step, int64_t rows, int64_t columns,
-              int64_t block_size, int bits) {
-             new (self) PackedMatrix(at<const uint8_t>(packed), at<const float>(scales),
-                                     at<const float>(table), at<const int8_t>(table_int8),
-                                     int8_step, rows, columns, block_size, bits);
+           [](PackedMatrix* self, uintptr_t packed, uintptr_t scales, uintptr_t tables,
+              uintptr_t tables_int8, uintptr_t int8_steps, int count, uintptr_t selectors,
+              int64_t rows, int64_t columns, int64_t block_size, int bits) {
+             auto values = at<const float>(tables);
+             auto integers = at<const int8_t>(tables_int8);
+             auto steps = at<const float>(int8_steps);
+             Alternatives others{count - 1, values + 16, integers + 16, steps + 1,
+                                 at<const uint8_t>(selectors)};
+             new (self) PackedMatrix(at<const uint8_t>(packed), at<const float>(scales), values,
+                                     integers, *steps, rows, columns, block_size, bits, others);
            })
       .def("multiply",
            [](const PackedMatrix& self, uintptr_t x, bool x_is_bfloat16, int64_t count,
@@ -142,6 +192,15 @@ NB_MODULE(_native, module) {
                            static_cast<Arithmetic>(arithmetic), threads);
            },
            release())
+      .def("multiply_and_add",
+           [](const PackedMatrix& self, uintptr_t x, bool x_is_bfloat16, int64_t count,
+              uintptr_t out, int arithmetic, int threads, const SparseMatrix* sparse,
+              const LowRankMatrix* low_rank) {
+             self.multiply(at<const void>(x), x_is_bfloat16, count, at<void>(out),
+                           static_cast<Arithmetic>(arithmetic), threads, sparse, low_rank);
+           },
+           "x"_a, "x_is_bfloat16"_a, "count"_a, "out"_a, "arithmetic"_a, "threads"_a,
+           "sparse"_a.none(), "low_rank"_a.none(), release())
       .def("dequantize",
            [](const PackedMatrix& self, int64_t first, int64_t last, int type, uintptr_t out,
               int threads) {
@@ -153,6 +212,9 @@ NB_MODULE(_native, module) {
       })
       .def("unpack_scales", [](const PackedMatrix& self, uintptr_t scales) {
         self.unpack_scales(at<float>(scales));
+      })
+      .def("unpack_selectors", [](const PackedMatrix& self, uintptr_t selectors) {
+        self.unpack_selectors(at<uint8_t>(selectors));
       })
       .def_prop_ro("bytes", &PackedMatrix::bytes);
 }
