@@ -22,7 +22,7 @@ from studentfloat.kernels.arrays import (
     is_torch,
 )
 from studentfloat.kernels.corrections import Corrections
-from studentfloat.kernels.dispatch import native, warn_slow
+from studentfloat.kernels.dispatch import instruction_set, native, warn_slow
 from studentfloat.kernels.tables import read_tables
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _OUT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _MOST_BITS = 4
 # From this many columns on, tiles of rows are dequantized for the library's own product.
 _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 62}
+# In float32 these sets' own products are faster for longer: AVX-512's at 1024 columns still.
+_FLOAT32_DENSE_FROM = {"avx512": 1 << 62, "avx2": 128}
 # The same where blocks choose among tables: what of it no table changes, and what tables share.
 _CHOICE_DENSE_FROM, _CHOICE_DENSE_SHARED = 16, 64
 _DENSE_ROWS = 1024
@@ -260,7 +262,9 @@ class PackedMatrix:
 
     def _is_dense(self, way: _Way, count: int) -> bool:
         if self._passes == 1 or way.arithmetic == "int8":
-            return count >= way.dense_from
+            if count < way.dense_from or way.arithmetic != "float32":
+                return count >= way.dense_from
+            return count >= _FLOAT32_DENSE_FROM.get(instruction_set(), 0)
         # Both a product and dequantizing take their time once per table.
         return count >= _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // self._passes
 
