@@ -105,7 +105,7 @@ def main() -> None:
                 generator = torch.Generator().manual_seed(1)
                 x = torch.randn(count, size, generator=generator).to(ARITHMETICS[arithmetic][0])
                 found = calls(made, x, arithmetic, copies)
-                times = measure(found, 200, options.seconds, time.process_time, copies)
+                times = measure(found, 200, options.seconds, time.process_time, copies=copies)
                 report(f"{arithmetic}, {count} columns", times, "plain")
 
 

@@ -7,7 +7,8 @@ ratios medians of ratios within a round, so that a drift of the machine's speed 
 --clock cpu, so do calls that others interrupt: long ones would look slower than they are). Weights
 are cold: every call takes the next of several copies, together larger than the last cache.
 Products are of a `rows` by `columns` matrix in sf4 (blocks as asked for, bfloat16 scales) with 1
-to 512 columns of activations. "plain read" adds up the same bytes and does nothing else.
+to 512 columns of activations. With several threads, each call that is timed follows others of the
+same library. "plain read" adds up the same bytes and does nothing else.
 """
 
 from __future__ import annotations
@@ -308,21 +309,34 @@ def measure(
     rounds: int,
     seconds: float,
     clock: Callable[[], float],
+    *,
     copies: int = 1,
+    warm: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, round by round; slow ones get fewer rounds, but at least three."""
+    """Seconds of each call, round by round; slow ones get fewer rounds, but at least three.
+
+    With `warm`, others by the same name go before it, for that many seconds.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for i in range(copies):  # some repack a copy when it is first used
             call(i)
     rng = np.random.default_rng(0)
     started = time.perf_counter()
+    turns = dict.fromkeys(calls, 0)
     for i in range(rounds):
         # In another order each time: who comes after whom makes a difference.
         for name in rng.permutation(list(calls)):
-            begun = clock()
-            calls[name](i)
-            times[name].append(clock() - begun)
+            ready = time.perf_counter() + warm
+            while True:
+                warming = time.perf_counter() < ready
+                begun = clock()
+                calls[name](turns[name])
+                took = clock() - begun
+                turns[name] += 1
+                if not warming:
+                    break
+            times[name].append(took)
         if i >= 2 and time.perf_counter() - started > seconds:
             break
     return times
@@ -370,15 +384,19 @@ def main() -> None:
     )
     missing = set(names) - set(options.peers)
     rows = []
+    # Threads of one library that go on spinning would take a core from the next one.
+    warm = 0.02 if options.threads > 1 else 0.0
     for count in options.columns:
         calls = products(case, count, missing)
-        times = measure(calls, options.rounds, options.seconds, clock, case.copies(4))
+        times = measure(
+            calls, options.rounds, options.seconds, clock, copies=case.copies(4), warm=warm
+        )
         wanted = "plain read" if count == 1 else "torch bfloat16"
         baseline = wanted if wanted in times else "ours, float32"
         rows += report(f"matrix x {count}", times, baseline)
     if not options.no_codecs:
         for title, calls in codecs(case, missing).items():
-            times = measure(calls, options.rounds, options.seconds / 2, clock)
+            times = measure(calls, options.rounds, options.seconds / 2, clock, warm=warm)
             rows += report(title, times, "plain read" if "plain read" in times else "ours")
     if missing:
         print(f"\nnot measured: {', '.join(sorted(missing))}")

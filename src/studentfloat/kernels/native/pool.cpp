@@ -14,16 +14,33 @@ namespace studentfloat {
 namespace {
 
 constexpr size_t kMostKept = size_t{256} << 20;
+// The last one, unless larger, is not marked as free to reclaim: where the system had no huge pages
+// for it, marking takes as long as dequantizing.
+constexpr size_t kMostAsItIs = size_t{128} << 20;
 // A larger buffer than this many times what is asked for stays for somebody else.
 constexpr size_t kWaste = 2;
 
+struct Kept {
+  Buffer buffer;
+  bool reclaimable;
+
+  void mark() {
+#if defined(MADV_FREE)
+    // Buffers of this size begin on a huge page and end with one.
+    if (!reclaimable && buffer.size() >= kHugePage)
+      madvise(buffer.data(), buffer.size(), MADV_FREE);
+#endif
+    reclaimable = true;
+  }
+};
+
 struct Pool {
   std::mutex mutex;
-  std::vector<Buffer> kept;  // the one given back last is last
+  std::vector<Kept> kept;  // the one given back last is last
 
   size_t bytes() const {
     size_t sum = 0;
-    for (const Buffer& buffer : kept) sum += buffer.size();
+    for (const Kept& one : kept) sum += one.buffer.size();
     return sum;
   }
 };
@@ -34,15 +51,6 @@ Pool& pool() {
   return only;
 }
 
-void mark_reclaimable(const Buffer& buffer) {
-#if defined(MADV_FREE)
-  // Buffers of this size begin on a huge page and end with one.
-  if (buffer.size() >= kHugePage) madvise(buffer.data(), buffer.size(), MADV_FREE);
-#else
-  (void)buffer;
-#endif
-}
-
 }  // namespace
 
 Buffer take_pooled(size_t size) {
@@ -51,11 +59,12 @@ Buffer take_pooled(size_t size) {
     std::lock_guard<std::mutex> lock(all.mutex);
     auto best = all.kept.end();
     for (auto it = all.kept.begin(); it != all.kept.end(); ++it) {
-      bool fits = it->size() >= size && it->size() / kWaste <= size;
-      if (fits && (best == all.kept.end() || it->size() <= best->size())) best = it;
+      size_t its = it->buffer.size();
+      bool fits = its >= size && its / kWaste <= size;
+      if (fits && (best == all.kept.end() || its <= best->buffer.size())) best = it;
     }
     if (best != all.kept.end()) {
-      Buffer found = std::move(*best);
+      Buffer found = std::move(best->buffer);
       all.kept.erase(best);
       return found;
     }
@@ -65,11 +74,12 @@ Buffer take_pooled(size_t size) {
 
 void give_pooled(Buffer buffer) {
   if (buffer.size() > kMostKept) return;
-  mark_reclaimable(buffer);
   Pool& all = pool();
-  std::vector<Buffer> dropped;  // freed after the lock
+  std::vector<Kept> dropped;  // freed after the lock
   std::lock_guard<std::mutex> lock(all.mutex);
-  all.kept.push_back(std::move(buffer));
+  if (!all.kept.empty()) all.kept.back().mark();
+  all.kept.push_back({std::move(buffer), false});
+  if (all.kept.back().buffer.size() > kMostAsItIs) all.kept.back().mark();
   // The oldest go first.
   while (all.bytes() > kMostKept) {
     dropped.push_back(std::move(all.kept.front()));
@@ -79,7 +89,7 @@ void give_pooled(Buffer buffer) {
 
 size_t clear_pool() {
   Pool& all = pool();
-  std::vector<Buffer> dropped;
+  std::vector<Kept> dropped;
   std::lock_guard<std::mutex> lock(all.mutex);
   size_t bytes = all.bytes();
   dropped.swap(all.kept);

@@ -1,8 +1,9 @@
 // Large buffers that are kept for the next who asks.
 //
 // The system clears fresh memory before it hands it out, which takes longer than dequantizing into
-// it. What is given back here is kept, marked as free to reclaim (MADV_FREE): a system short of
-// memory takes it without asking, and whoever takes it before that finds its pages still there.
+// it. What is given back here is kept and, but for the last one, marked as free to reclaim
+// (MADV_FREE): a system short of memory takes it without asking, and whoever takes it before that
+// finds its pages still there.
 
 #pragma once
 
