@@ -41,6 +41,7 @@ _DENSE_FROM: dict[Compute, int] = {"float32": 48, "bfloat16": 256, "int8": 1 << 
 _FLOAT32_DENSE_FROM = {"avx512": 1 << 62, "avx2": 128}
 # The same where blocks choose among tables: what of it no table changes, and what tables share.
 _CHOICE_DENSE_FROM, _CHOICE_DENSE_SHARED = 16, 64
+_LEAST_DENSE = min(*_DENSE_FROM.values(), _CHOICE_DENSE_FROM)
 _DENSE_ROWS = 1024
 # Bytes of codes that are worth waking a thread for.
 _BYTES_PER_THREAD = 1 << 15
@@ -245,7 +246,7 @@ class PackedMatrix:
         if corrections is not None:
             self._matmul_and_add(x, way, count, out, threads, corrections=corrections)
             return out
-        if self._native is None or self._is_dense(way, count):
+        if self._native is None or (count >= _LEAST_DENSE and self._is_dense(way, count)):
             self._matmul_by_library(x, way, out, threads)
             return out
         if not is_contiguous(x):
@@ -256,7 +257,7 @@ class PackedMatrix:
             count,
             address(out, "the product"),
             way.code,
-            self._useful(threads, count),
+            threads if threads == 1 else self._useful(threads, count),
         )
         return out
 
