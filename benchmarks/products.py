@@ -7,9 +7,8 @@ ratios medians of ratios within a round, so that a drift of the machine's speed 
 --clock cpu, so do calls that others interrupt: long ones would look slower than they are). Weights
 are cold: every call takes the next of several copies, together larger than the last cache.
 Products are of a `rows` by `columns` matrix in sf4 (blocks as asked for, bfloat16 scales) with 1
-to 512 columns of activations. With several threads, and where the matrix is quantized and
-dequantized, each call that is timed follows others of the same kind. "plain read" adds up the same
-bytes and does nothing else.
+to 512 columns of activations. Each call that is timed follows others of the same library, as
+it does in a model. "plain read" adds up the same bytes and does nothing else.
 """
 
 from __future__ import annotations
@@ -385,8 +384,9 @@ def main() -> None:
     )
     missing = set(names) - set(options.peers)
     rows = []
-    # Threads of one library that go on spinning would take a core from the next one.
-    warm = 0.02 if options.threads > 1 else 0.0
+    # Threads of one library that go on spinning would take a core from the next one, and each
+    # would find the others' code in the caches.
+    warm = 0.02
     for count in options.columns:
         calls = products(case, count, missing)
         times = measure(
@@ -397,7 +397,7 @@ def main() -> None:
         rows += report(f"matrix x {count}", times, baseline)
     if not options.no_codecs:
         for title, calls in codecs(case, missing).items():
-            times = measure(calls, options.rounds, options.seconds / 2, clock, warm=0.02)
+            times = measure(calls, options.rounds, options.seconds / 2, clock, warm=warm)
             rows += report(title, times, "plain read" if "plain read" in times else "ours")
     if missing:
         print(f"\nnot measured: {', '.join(sorted(missing))}")
