@@ -10,6 +10,9 @@ from contextlib import contextmanager
 __all__ = ["progress_on_stderr"]
 
 _LEAST_SECONDS_BETWEEN_LINES = 10.0
+# After so many lines, a change of the work gets one only every second: models have thousands of
+# tensors.
+_LINES_AT_ONCE = 20
 
 
 @contextmanager
@@ -58,12 +61,17 @@ class _Lines:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._what = ""
+        self._lines = 0
         self._said = -_LEAST_SECONDS_BETWEEN_LINES
 
     def __call__(self, share: float, what: str) -> None:
         elapsed = time.monotonic() - self._started
-        if what == self._what and elapsed - self._said < _LEAST_SECONDS_BETWEEN_LINES:
+        changed, since = what != self._what, elapsed - self._said
+        if since < (1.0 if changed else _LEAST_SECONDS_BETWEEN_LINES) and not (
+            changed and self._lines < _LINES_AT_ONCE
+        ):
             return
         self._what, self._said = what, elapsed
+        self._lines += 1
         left = f", about {elapsed * (1 - share) / share:.0f} s left" if share > 0.05 else ""
         print(f"{share:4.0%} {what} ({elapsed:.0f} s{left})", file=sys.stderr, flush=True)
