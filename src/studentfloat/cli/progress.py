@@ -66,10 +66,10 @@ class _Lines:
 
     def __call__(self, share: float, what: str) -> None:
         elapsed = time.monotonic() - self._started
-        changed, since = what != self._what, elapsed - self._said
-        if since < (1.0 if changed else _LEAST_SECONDS_BETWEEN_LINES) and not (
-            changed and self._lines < _LINES_AT_ONCE
-        ):
+        pause = _LEAST_SECONDS_BETWEEN_LINES
+        if what != self._what:
+            pause = 0.0 if self._lines < _LINES_AT_ONCE else 1.0
+        if elapsed - self._said < pause:
             return
         self._what, self._said = what, elapsed
         self._lines += 1

@@ -262,12 +262,12 @@ class PackedMatrix:
         return out
 
     def _is_dense(self, way: _Way, count: int) -> bool:
-        if self._passes == 1 or way.arithmetic == "int8":
-            if count < way.dense_from or way.arithmetic != "float32":
-                return count >= way.dense_from
-            return count >= _FLOAT32_DENSE_FROM.get(instruction_set(), 0)
-        # Both a product and dequantizing take their time once per table.
-        return count >= _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // self._passes
+        if self._passes > 1 and way.arithmetic != "int8":
+            # Both a product and dequantizing take their time once per table.
+            return count >= _CHOICE_DENSE_FROM + _CHOICE_DENSE_SHARED // self._passes
+        if way.arithmetic == "float32":
+            return count >= _FLOAT32_DENSE_FROM.get(instruction_set(), way.dense_from)
+        return count >= way.dense_from
 
     def _useful(self, threads: int, count: int) -> int:
         return max(1, min(threads, self._bytes * max(1, count // 4) // _BYTES_PER_THREAD))

@@ -96,6 +96,17 @@ void mask_scales(const void* from, const uint16_t* masks, int64_t blocks, void* 
   }
 }
 
+// Asks for huge pages under fresh memory: it is touched for the first time at less cost.
+void advise_huge_pages(void* bytes, size_t size) {
+#if defined(__linux__)
+  uintptr_t first = round_up(reinterpret_cast<uintptr_t>(bytes), kHugePage);
+  uintptr_t last = (reinterpret_cast<uintptr_t>(bytes) + size) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)bytes, (void)size;
+#endif
+}
+
 // Scratch that a thread keeps between calls: a fresh one costs more than a small product.
 uint8_t* scratch(int which, size_t size) {
   static thread_local Buffer kept[6];
@@ -111,16 +122,6 @@ const float* widened(const uint16_t* halves, int64_t count) {
 }
 
 }  // namespace
-
-void advise_huge_pages(void* bytes, size_t size) {
-#if defined(__linux__)
-  uintptr_t first = round_up(reinterpret_cast<uintptr_t>(bytes), kHugePage);
-  uintptr_t last = (reinterpret_cast<uintptr_t>(bytes) + size) / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#else
-  (void)bytes, (void)size;
-#endif
-}
 
 Buffer::Buffer(size_t size) : size_(size) {
   size_t alignment = size >= kHugePage ? kHugePage : 64;

@@ -13,9 +13,6 @@ namespace studentfloat {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Asks for huge pages under fresh memory: it is touched for the first time at less cost.
-void advise_huge_pages(void* bytes, size_t size);
-
 // Bytes on 64-byte lines (or huge pages, where they are large). Throws std::bad_alloc.
 class Buffer {
  public:
