@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from studentfloat.quantize.stored import (
     lone_scheme_to_json,
 )
 from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.untrusted import read_json, table
 
 __all__ = [
     "CONFIG_KEY",
@@ -50,7 +50,6 @@ LAYOUT_KEYS = (
 )
 INDEX = "model.safetensors.index.json"
 
-_LARGEST_JSON = 256 << 20
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -304,16 +303,5 @@ def _shards(directory: Path) -> list[Path]:
 
 
 def _read_table(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _LARGEST_JSON:
-            raise ModelError(
-                f"{file} has {file.stat().st_size} bytes, too many for a configuration"
-            )
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON: {str(error)[:120]}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is not a JSON object")
-    return data
+    # As transformers reads them: some of its configurations have Infinity.
+    return table(read_json(file, error=ModelError, lenient=True), str(file), error=ModelError)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +15,13 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.cache import build_once, cache_directory, sha256_of_files
+from studentfloat.models.safetensors_header import read_header
+from studentfloat.untrusted import read_json, table
 
 __all__ = ["ModelSource", "Trust", "find_model"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ def _check_weights(source: ModelSource) -> None:
         if not pickles:
             raise ModelError(f"model {source.name} has no weights: no *.safetensors file")
     for shard in shards:
-        _check_shard(shard)
+        read_header(shard)
     index = source.directory / "model.safetensors.index.json"
     if index.is_file():
         weight_map = _read_json(index).get("weight_map")
@@ -264,41 +263,6 @@ def _files(directory: Path, pattern: str) -> list[Path]:
     return sorted(file for file in directory.glob(pattern) if file.is_file())
 
 
-def _check_shard(shard: Path) -> None:
-    """A safetensors file's header must describe just the bytes that are there."""
-    try:
-        _check_header(shard, shard.stat().st_size)
-    except OSError as error:
-        raise ModelError(f"the shard {shard} cannot be read: {error.strerror}") from error
-
-
-def _check_header(shard: Path, size: int) -> None:
-    with shard.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise ModelError(f"the shard {shard} is damaged: it has only {size} bytes")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(size - 8, _LARGEST_HEADER):
-            raise ModelError(
-                f"the shard {shard} is damaged: its header claims {length} bytes of {size}"
-            )
-        try:
-            header = json.loads(stream.read(length))
-            ends = [
-                int(entry["data_offsets"][1])
-                for key, entry in header.items()
-                if key != "__metadata__"
-            ]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(f"the shard {shard} is damaged: its header cannot be read") from error
-    wanted = 8 + length + max(ends, default=0)
-    if wanted != size:
-        raise ModelError(
-            f"the shard {shard} is damaged: its header describes {wanted} bytes, "
-            f"the file has {size}"
-        )
-
-
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     if not file.is_file():
@@ -307,10 +271,5 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is not a JSON object")
-    return data
+    # As transformers reads them: some of its configurations have Infinity.
+    return table(read_json(file, error=ModelError, lenient=True), str(file), error=ModelError)

@@ -49,6 +49,8 @@ class EvaluationText:
 def load_text(path: str | Path | None = None) -> EvaluationText:
     """Read a text file in UTF-8, a data set, or the text that every CPython carries.
 
+    A byte-order mark at the beginning is no part of the text.
+
     Parameters
     ----------
     path
@@ -63,7 +65,7 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
         If the file or data set cannot be read, is not text, or is empty.
     """
     if isinstance(path, str) and path.startswith(HUB_PREFIX):
-        content = read_data_set(parse_data_set(path), _LARGEST_TEXT)
+        content = read_data_set(parse_data_set(path), _LARGEST_TEXT).removeprefix("\ufeff")
         return EvaluationText(content, f"data set {path.removeprefix(HUB_PREFIX)}")
     if path is None:
         from pydoc_data.topics import topics
@@ -74,7 +76,7 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
     try:
         if file.stat().st_size > _LARGEST_TEXT:
             raise DataError(f"the text {file} is larger than 256 MiB: cut it")
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")  # a byte-order mark is no part of it
     except OSError as error:
         raise DataError(f"cannot read the text {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
