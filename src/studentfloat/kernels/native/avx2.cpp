@@ -595,6 +595,7 @@ const InstructionSet kAvx2 = {
     decode,
     to_bfloat16,
     read_bytes,
+    encode_paths_avx2,
 };
 
 }  // namespace studentfloat

@@ -549,6 +549,7 @@ const InstructionSet kAvx512 = {
     decode,
     to_bfloat16,
     read_bytes,
+    encode_paths_avx512,
 };
 
 }  // namespace studentfloat

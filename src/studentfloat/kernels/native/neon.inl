@@ -278,6 +278,7 @@ constexpr InstructionSet with_name(const char* name) {
       decode,
       to_bfloat16,
       read_bytes,
+      encode_paths_plain,  // its vectors of 16 bytes are NEON's
   };
 }
 
