@@ -69,6 +69,16 @@ def trellis_decode(
     out: int,
     threads: int,
 ) -> None: ...
+def nearest_points(
+    vectors: int,
+    vectors_count: int,
+    points: int,
+    half_squares: int,
+    count: int,
+    dimension: int,
+    found: int,
+    threads: int,
+) -> None: ...
 def pooled_bytes(size: int) -> npt.NDArray[np.uint8]: ...
 def clear_pool() -> int: ...
 def read(bytes: int, count: int, threads: int) -> int: ...

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from studentfloat.kernels.arrays import default_threads
 from studentfloat.kernels.dispatch import native
-from studentfloat.kernels.reference import pack, unpack
+from studentfloat.kernels.reference import unpack
 
 __all__ = [
     "LEAST_PATH_BITS",

@@ -596,6 +596,8 @@ const InstructionSet kAvx2 = {
     to_bfloat16,
     read_bytes,
     encode_paths_avx2,
+    nearest_avx2,
+    8,
 };
 
 }  // namespace studentfloat

@@ -550,6 +550,8 @@ const InstructionSet kAvx512 = {
     to_bfloat16,
     read_bytes,
     encode_paths_avx512,
+    nearest_avx512,
+    16,
 };
 
 }  // namespace studentfloat

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "nearest.h"
 #include "trellis.h"
 
 namespace studentfloat {
@@ -119,6 +120,8 @@ struct InstructionSet {
   // Reads memory and nothing else: the bound of a product with a vector.
   uint64_t (*read)(const void* bytes, int64_t count);
   EncodePaths encode_paths;
+  NearestPoints nearest_points;
+  int nearest_width;
 };
 
 extern const InstructionSet kPlain;

@@ -19,6 +19,7 @@
 #include "corrections.h"
 #include "cpu.h"
 #include "matrix.h"
+#include "nearest.h"
 #include "parallel.h"
 #include "pool.h"
 #include "sketch.h"
@@ -131,6 +132,15 @@ NB_MODULE(_native, module) {
          int64_t length, uintptr_t out, int threads) {
         trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(packed), count,
                        length, at<int8_t>(out), threads);
+      },
+      release());
+  module.def(
+      "nearest_points",
+      [](uintptr_t vectors, int64_t vectors_count, uintptr_t points, uintptr_t half_squares,
+         int64_t count, int64_t dimension, uintptr_t found, int threads) {
+        nearest_points(at<const float>(vectors), vectors_count, at<const float>(points),
+                       at<const float>(half_squares), count, dimension, at<int64_t>(found),
+                       threads);
       },
       release());
   module.def("pooled_bytes", [](size_t size) {

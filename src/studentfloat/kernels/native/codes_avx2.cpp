@@ -1,7 +1,8 @@
-// The best path through a trellis with AVX2: 16 path costs a register.
+// Codes with memory or of several dimensions, with AVX2: 16 path costs a register.
 
 #include <immintrin.h>
 
+#include "nearest.h"
 #include "trellis.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -81,9 +82,22 @@ struct Lanes {
 
 #include "trellis.inl"
 
+namespace {
+
+constexpr int kWidth = 8;
+
+}  // namespace
+
+#include "nearest.inl"
+
 void encode_paths_avx2(const Trellis& t, const Sequences& s, int64_t first, int64_t last,
-                        void* scratch) {
+                     void* scratch) {
   encode_paths_by_bits(t, s, first, last, scratch);
+}
+
+void nearest_avx2(const PointTable& t, const float* vectors, int64_t first, int64_t last,
+                 int64_t* found) {
+  nearest_by_width(t, vectors, first, last, found);
 }
 
 }  // namespace studentfloat

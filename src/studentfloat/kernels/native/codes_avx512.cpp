@@ -1,7 +1,8 @@
-// The best path through a trellis with AVX-512: 32 path costs a register, choices as bits.
+// Codes with memory or of several dimensions, with AVX-512: 32 path costs a register, choices as bits.
 
 #include <immintrin.h>
 
+#include "nearest.h"
 #include "trellis.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -94,9 +95,22 @@ struct Lanes {
 
 #include "trellis.inl"
 
+namespace {
+
+constexpr int kWidth = 16;
+
+}  // namespace
+
+#include "nearest.inl"
+
 void encode_paths_avx512(const Trellis& t, const Sequences& s, int64_t first, int64_t last,
-                        void* scratch) {
+                     void* scratch) {
   encode_paths_by_bits(t, s, first, last, scratch);
+}
+
+void nearest_avx512(const PointTable& t, const float* vectors, int64_t first, int64_t last,
+                 int64_t* found) {
+  nearest_by_width(t, vectors, first, last, found);
 }
 
 }  // namespace studentfloat

@@ -1,5 +1,6 @@
-// The best path through a trellis for every machine, and the measure of the others.
+// Codes with memory or of several dimensions: for every machine, and the measure of the others.
 
+#include "nearest.h"
 #include "trellis.h"
 
 #define ALWAYS_INLINE inline
@@ -79,9 +80,22 @@ struct Lanes {
 
 #include "trellis.inl"
 
+namespace {
+
+constexpr int kWidth = 4;
+
+}  // namespace
+
+#include "nearest.inl"
+
 void encode_paths_plain(const Trellis& t, const Sequences& s, int64_t first, int64_t last,
-                        void* scratch) {
+                     void* scratch) {
   encode_paths_by_bits(t, s, first, last, scratch);
+}
+
+void nearest_plain(const PointTable& t, const float* vectors, int64_t first, int64_t last,
+                 int64_t* found) {
+  nearest_by_width(t, vectors, first, last, found);
 }
 
 }  // namespace studentfloat
