@@ -239,7 +239,7 @@ def test_a_journal_of_other_settings_is_not_trusted(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda d: d.mkdir(), ModelError, "no \\*.safetensors"),
+        (lambda d: d.mkdir(), ModelError, "neither model\\.safetensors nor"),
         (lambda d: None, ModelError, "no model"),
     ],
 )
