@@ -50,9 +50,7 @@ def test_one_pass_is_generation(family) -> None:
     steps, cache, argument = [], None, cache_argument(model.module)
     with torch.no_grad(), quantized_kv_cache(model.module, HOW):
         for t in range(tokens.shape[1]):
-            out = model.module(
-                input_ids=tokens[:, t : t + 1], use_cache=True, **{argument: cache}
-            )
+            out = model.module(input_ids=tokens[:, t : t + 1], use_cache=True, **{argument: cache})
             cache = out[argument]
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), at_once, rtol=1e-4, atol=1e-4)
