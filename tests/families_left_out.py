@@ -109,7 +109,7 @@ LEFT_OUT: dict[str, str] = {
     "exaone4_5_vision": "inputs do not do: integer modulo by zero",
     "fast_vlm": "needs the package timm",
     "fastspeech2_conformer": "stays large: 5 million parameters",
-    "fastspeech2_conformer_with_hifigan": "inputs do not do: The size of tensor a (16) must match t",
+    "fastspeech2_conformer_with_hifigan": "sizes of its two parts must agree",
     "fun_asr_nano": "sizes that must agree: `adaptor_config.intermediate_size",
     "fun_asr_nano_encoder": "takes input_features_mask besides",
     "funnel": "stays large: 3 million parameters",
