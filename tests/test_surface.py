@@ -20,7 +20,7 @@ SURFACE = {
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
         *("GPTQOptions", "GPTQResult", "LowRank", "Outliers", "QuantizedWeight", "gptq"),
-        *("METHOD_STEPS", "Recipe", "parse_method"),
+        *("METHOD_STEPS", "Method", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
     "studentfloat.kernels": [

@@ -33,7 +33,7 @@ from studentfloat.models.skeleton import orientation_of
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.method import Method
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -51,7 +51,7 @@ Progress = Callable[[float, str], None]
 def calibrate_checkpoint(
     source: ModelSource,
     scheme: Scheme,
-    recipe: Recipe,
+    method: Method,
     directory: Path,
     *,
     calibration: Calibration | None = None,
@@ -66,7 +66,7 @@ def calibrate_checkpoint(
     ----------
     source
         From :func:`~studentfloat.models.find_model`.
-    scheme, recipe
+    scheme, method
         What to, and how.
     directory
         Where to: new, empty, or that of the same run interrupted, which goes on.
@@ -96,7 +96,7 @@ def calibrate_checkpoint(
     work = ModelQuantizer(
         model,
         scheme,
-        recipe,
+        method,
         calibration,
         embeddings=embeddings,
         head=head,
