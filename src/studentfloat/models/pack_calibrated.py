@@ -6,7 +6,7 @@ blocks back in place and goes on with the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from studentfloat.models.skeleton import orientation_of
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.method import Method
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
@@ -41,11 +42,8 @@ from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization,
 
 __all__ = ["calibrate_checkpoint"]
 
-
 # Types that weights may have been before they were calibrated in float32.
 _CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-Progress = Callable[[float, str], None]
 
 
 def calibrate_checkpoint(
@@ -58,7 +56,7 @@ def calibrate_checkpoint(
     embeddings: bool = False,
     head: bool = False,
     companions: Companions = NO_COMPANIONS,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> PackedModel:
     """Quantize a model by a method, block by block, and write it packed.
 

@@ -24,6 +24,7 @@ from studentfloat.models.packed_files import (
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.progress import Progress, silent
 from studentfloat.records import Verification, read_json, write_json
 
 __all__ = ["dequantize_checkpoint", "verify_checkpoint"]
@@ -31,14 +32,12 @@ __all__ = ["dequantize_checkpoint", "verify_checkpoint"]
 _WORK = ".studentfloat"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-Progress = Callable[[float, str], None]
-
 
 def verify_checkpoint(
     directory: Path,
     *,
     source: ModelSource | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Verification:
     """Read every tensor of a packed checkpoint and check all that can be checked.
 
@@ -99,7 +98,7 @@ def dequantize_checkpoint(
     out: Path,
     *,
     dtype: str | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Path:
     """Write a dense checkpoint that any tool loads.
 

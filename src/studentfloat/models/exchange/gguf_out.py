@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from studentfloat.models.exchange.gguf_metadata import model_metadata, rope_fact
 from studentfloat.models.exchange.gguf_names import Architecture, architecture_of, tensor_names
 from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.stored import Orientation
 
 __all__ = ["export_gguf"]
 
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,7 @@ class _Entry:
     kind: str
 
 
-def export_gguf(
-    checkpoint: PackedCheckpoint, out: Path, progress: Progress = lambda share, what: None
-) -> Path:
+def export_gguf(checkpoint: PackedCheckpoint, out: Path, progress: Progress = silent) -> Path:
     """Write a packed Llama-like model as a GGUF file.
 
     Parameters

@@ -7,12 +7,13 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, MissingDependencyError
+from studentfloat.progress import Progress, silent
 from studentfloat.records import (
     StudyConfiguration,
     StudyModel,
@@ -30,8 +31,6 @@ from studentfloat.study.sweep.tables import latex_tables, markdown_tables
 
 __all__ = ["export_study"]
 
-Progress = Callable[[float, str], None]
-
 _TABLES = {"latex": latex_tables, "markdown": markdown_tables}
 
 
@@ -39,7 +38,7 @@ def export_study(
     directory: Path,
     target: str,
     output: Path | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> str | None:
     """Write what a study has found so far.
 
