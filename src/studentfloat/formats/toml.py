@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from studentfloat.errors import FormatError
 from studentfloat.formats.catalog import get_format
 from studentfloat.formats.format import Format, SpecialValue
 from studentfloat.records import write_text_atomically
-from studentfloat.untrusted import parse_toml, read_text
+from studentfloat.untrusted import parse_toml, read_text, shown
 
 __all__ = ["format_from_toml", "format_to_toml", "load_format", "resolve_format", "save_format"]
 
@@ -52,11 +53,12 @@ def format_from_toml(text: str, *, where: str = "TOML text") -> Format:
         On anything but a sound format; unknown keys are named with the nearest right one.
     """
     data = parse_toml(text, where, error=FormatError)
-    for key in data:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            right = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS)}"
-            raise FormatError(f"{where} has the unknown key {key!r}: {right}")
+    if "kind" in data:
+        raise FormatError(
+            f"{where} is of the kind {shown(data['kind'])}, which encodes several numbers "
+            "together: here a format of single numbers is needed"
+        )
+    check_keys(data, _KEYS, where)
     if "values" not in data:
         raise FormatError(f"{where} has no key 'values': a list of numbers")
     values = _numbers(data["values"], "values", where)
@@ -88,8 +90,12 @@ def format_from_toml(text: str, *, where: str = "TOML text") -> Format:
 
 def load_format(path: str | os.PathLike[str]) -> Format:
     """Read a format from a TOML file (up to 1 MiB)."""
-    text = read_text(path, what="format file", error=FormatError, largest=_LARGEST_FILE)
-    return format_from_toml(text, where=os.fspath(path))
+    return format_from_toml(read_toml_file(path), where=os.fspath(path))
+
+
+def read_toml_file(path: str | os.PathLike[str]) -> str:
+    """The text of a file of a format (up to 1 MiB)."""
+    return read_text(path, what="format file", error=FormatError, largest=_LARGEST_FILE)
 
 
 def save_format(number_format: Format, path: str | os.PathLike[str]) -> None:
@@ -106,12 +112,26 @@ def resolve_format(name_or_file: str | Format) -> Format:
     return get_format(name_or_file)
 
 
+def check_keys(
+    data: Mapping[str, Any], known: Sequence[str], where: str, *, needed: Iterable[str] = ()
+) -> None:
+    """Refuse keys that are not known, naming the nearest, and miss those that are needed."""
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            right = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise FormatError(f"{where} has the unknown key {key!r}: {right}")
+    for key in needed:
+        if key not in data:
+            raise FormatError(f"{where} has no key {key!r}")
+
+
 def _numbers(value: Any, key: str, where: str) -> list[float | int]:
     if not isinstance(value, list):
-        raise FormatError(f"{where}: {key!r} must be a list of numbers, not {value!r}")
+        raise FormatError(f"{where}: {key!r} must be a list of numbers, not {shown(value)}")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, (int, float)):
-            raise FormatError(f"{where}: {key!r} holds {item!r}, which is no number")
+            raise FormatError(f"{where}: {key!r} holds {shown(item)}, which is no number")
     return value
 
 
@@ -120,12 +140,12 @@ def _special_codes(value: Any, where: str) -> tuple[tuple[int, SpecialValue], ..
     for item in value if isinstance(value, list) else [value]:
         if not (isinstance(item, list) and len(item) == 2):
             raise FormatError(
-                f"{where}: 'special_codes' holds {item!r}: pairs such as [127, \"nan\"]"
+                f"{where}: 'special_codes' holds {shown(item)}: pairs such as [127, \"nan\"]"
             )
         code, special = item
         if isinstance(code, bool) or not isinstance(code, int) or not isinstance(special, str):
             raise FormatError(
-                f"{where}: 'special_codes' holds {item!r}: pairs such as [127, \"nan\"]"
+                f"{where}: 'special_codes' holds {shown(item)}: pairs such as [127, \"nan\"]"
             )
         pairs.append((code, cast(SpecialValue, special)))
     return tuple(sorted(pairs))

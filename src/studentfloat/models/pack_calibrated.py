@@ -34,7 +34,7 @@ from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
-from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.method import Method
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -49,7 +49,7 @@ _CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def calibrate_checkpoint(
     source: ModelSource,
     scheme: Scheme,
-    recipe: Recipe,
+    method: Method,
     directory: Path,
     *,
     calibration: Calibration | None = None,
@@ -64,7 +64,7 @@ def calibrate_checkpoint(
     ----------
     source
         From :func:`~studentfloat.models.find_model`.
-    scheme, recipe
+    scheme, method
         What to, and how.
     directory
         Where to: new, empty, or that of the same run interrupted, which goes on.
@@ -94,7 +94,7 @@ def calibrate_checkpoint(
     work = ModelQuantizer(
         model,
         scheme,
-        recipe,
+        method,
         calibration,
         embeddings=embeddings,
         head=head,
@@ -187,7 +187,7 @@ class _Packing:
         weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
         plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
         records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
-        return Shard(weights, plain, records, ())
+        return Shard(weights, plain, records, (), tuple(plain))
 
     def rest(
         self,
@@ -210,7 +210,7 @@ class _Packing:
             value = state[name].detach() if waiting is None else waiting
             plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
         named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
-        return Shard(shard.weights, plain, shard.records, named)
+        return Shard(shard.weights, plain, shard.records, named, shard.changed)
 
     def read(self, writer: PackWriter, number: int, name: str) -> QuantizedBlock:
         """A finished block as its shard has it."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from studentfloat.errors import ModelError
+from studentfloat.models.cache import sha256_of
 from studentfloat.models.safetensors_header import read_header
+from studentfloat.untrusted import read_json, shown, table, typed
 
 __all__ = [
     "StoredTensor",
@@ -25,6 +28,7 @@ __all__ = [
     "layer_of",
     "list_sound_tensors",
     "list_tensors",
+    "model_files",
     "natural_order",
     "role_of",
     "spellings",
@@ -34,7 +38,6 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 _LARGEST_HEADER = 100 << 20
 _KERNEL_AXES = 4
-_PIECES, _PIECE_BYTES = 64, 4096
 _COMMON_NOUNS = {"dense", "linear", "proj", "projection", "conv", "convolution", "fc", "out"}
 _FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|classifier|score|cls|fc)\.")
@@ -167,9 +170,16 @@ def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
     Raises
     ------
     ModelError
-        If a header cannot be used, or a file is cut; the message names the file.
+        If a header cannot be used, a file is cut, or two shards hold a tensor of one name; the
+        message names the file.
     """
-    return _in_order([tensor for shard in shards for tensor in _of_shard(shard, whole=True)])
+    tensors = _in_order([tensor for shard in shards for tensor in _of_shard(shard, whole=True)])
+    for one, next_one in pairwise(tensors):
+        if one.name == next_one.name:
+            raise ModelError(
+                f"{one.name} is in two shards: {one.shard.name} and {next_one.shard.name}"
+            )
+    return tensors
 
 
 def spellings(name: str, prefix: str) -> tuple[str, ...]:
@@ -185,24 +195,51 @@ def spellings(name: str, prefix: str) -> tuple[str, ...]:
     return name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")
 
 
-def fingerprint(shards: list[Path]) -> str:
-    """Hash of the shards' names, sizes and headers and of pieces all over their data.
+def model_files(directory: Path, stem: str = "model.safetensors") -> list[Path]:
+    """The files that hold a model's weights, as transformers finds them.
 
-    Quick for files of any size, and different for models that differ in their weights only.
+    Parameters
+    ----------
+    directory
+        The model's.
+    stem
+        Name of the one file, or of the index's with ``.index.json`` after it.
+
+    Returns
+    -------
+    list of Path
+        The one file; else the shards that the index names, in order of name, whether they are
+        there or not; empty where there is neither.
+
+    Raises
+    ------
+    ModelError
+        If the index is damaged, or names what is not beside it.
     """
+    if (directory / stem).is_file():
+        return [directory / stem]
+    index = directory / f"{stem}.index.json"
+    if not index.is_file():
+        return []
+    data = table(read_json(index, error=ModelError), str(index), error=ModelError)
+    where = f"{index} is damaged: its weight_map"
+    weight_map = typed(dict[str, str], data.get("weight_map"), where=where, error=ModelError)
+    if not weight_map:
+        raise ModelError(f"{where} is empty")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        sound = name.isprintable() and Path(name).name == name
+        if not sound or Path(name).suffix != Path(stem).suffix:
+            raise ModelError(f"{index} names {shown(name)}, which is not a shard beside it")
+    return [directory / name for name in names]
+
+
+def fingerprint(shards: list[Path]) -> str:
+    """Hash of the shards' names and of all their bytes; one that cannot be read counts as such."""
     total = hashlib.sha256()
     for shard in sorted(shards, key=lambda file: file.name):
         try:
-            size = shard.stat().st_size
-            total.update(f"{shard.name} {size}\n".encode())
-            with shard.open("rb") as stream:
-                start = stream.read(8)
-                length = int.from_bytes(start, "little")
-                total.update(start + stream.read(min(length, size, _LARGEST_HEADER)))
-                begin = stream.tell()
-                for piece in range(_PIECES):
-                    stream.seek(begin + (size - begin) * piece // _PIECES)
-                    total.update(stream.read(_PIECE_BYTES))
+            total.update(f"{shard.name} {sha256_of(shard)}\n".encode())
         except OSError:
             total.update(f"{shard.name} cannot be read\n".encode())
     return total.hexdigest()
