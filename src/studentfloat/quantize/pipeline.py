@@ -12,11 +12,12 @@ from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
 from studentfloat.quantize.corrections import choose_outliers, low_rank_correction, set_aside
 from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.parts import InputScale, Outliers, Part
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.smoothing import clip_to_outputs
 from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
-from studentfloat.quantize.weight import Outliers, QuantizedWeight
+from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight", "working_scheme"]
 
@@ -86,14 +87,17 @@ def quantize_weight(
     keep = choose_outliers(weight, recipe.outliers, inputs) if recipe.outliers else None
     base, outliers, said = _round(weight, keep, scheme, recipe, inputs, name=name)
     notes += said
-    low_rank = None
+    parts: list[Part] = []
     if recipe.rank:
         residual = weight - base.dequantize()
         if keep is not None:
             residual = residual.masked_fill(keep, 0)
-        low_rank = low_rank_correction(residual, recipe.rank, inputs, bits=recipe.rank_bits)
-    result = QuantizedWeight(base, low_rank, outliers, input_scale)
-    return MethodResult(result, recipe.name, tuple(notes))
+        parts.append(low_rank_correction(residual, recipe.rank, inputs, bits=recipe.rank_bits))
+    if outliers is not None:
+        parts.append(outliers)
+    if input_scale is not None:
+        parts.append(InputScale(input_scale))
+    return MethodResult(QuantizedWeight(base, tuple(parts)), recipe.name, tuple(notes))
 
 
 def _round(
