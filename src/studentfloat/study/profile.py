@@ -211,7 +211,10 @@ def _find(name: str, trust: Trust) -> ModelSource:
             pickles = replace(source, trust=replace(trust, pickle=True)).weight_files
             if pickles:
                 raise _pickled_only(f"{name} ({pickles[0].name})")
-            raise ModelError(f"model {name} has no *.safetensors file to profile")
+            raise ModelError(
+                f"model {name} has nothing to profile: neither model.safetensors nor "
+                "model.safetensors.index.json"
+            )
         return source
     try:
         return find_model(name, trust)

@@ -101,6 +101,8 @@ class Outliers(Correction):
         positions, count = self.positions, math.prod(shape)
         if positions.numel() and not (int(positions.min()) >= 0 and int(positions.max()) < count):
             raise ModelError(f"{name}_outlier_position points outside of {count} weights")
+        if not bool((positions[1:] > positions[:-1]).all()):
+            raise ModelError(f"{name}_outlier_position does not ascend")
 
     def apply(self, weight: Tensor) -> Tensor:
         flat = weight.reshape(-1).clone()
