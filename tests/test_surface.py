@@ -46,6 +46,11 @@ SURFACE = {
         *("TASKS", "LoadedTasks", "StudentFloatLM", "TaskOptions", "load_tasks"),
         *("evaluate_model", "paired_task_differences", "score_tasks"),
     ],
+    "studentfloat.progress": ["Progress", "silent"],
+    "studentfloat.profile": [
+        *("ActivationSettings", "DeriveOptions", "ProfileSettings", "derive_formats"),
+        *("merge_profiles", "profile_model", "profile_models", "read_profile"),
+    ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "compare"),
         *("hardware_is_installed", "read_study"),
