@@ -47,7 +47,7 @@ class QuantizedWeight:
     >>> from studentfloat.quantize import InputScale, Scheme, quantize
     >>> base = quantize(torch.tensor([[0.5, -1.0]]), Scheme("int8", block_size=2))
     >>> QuantizedWeight(base, (InputScale(torch.tensor([2.0, 1.0])),)).dequantize()
-    tensor([[ 0.2520, -1.0000]])
+    tensor([[ 0.2500, -1.0000]])
     """
 
     base: QuantizedTensor
