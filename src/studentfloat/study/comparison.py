@@ -235,7 +235,7 @@ class _Run:
             done = share
 
         quantized = self._bench.quantize(
-            request.scheme, request.recipe, self.calibration, progress=progress
+            request.scheme, request.method, self.calibration, progress=progress
         )
         scores, notes = WindowScores(), list[str]()
         if self._windows is not None:

@@ -290,7 +290,7 @@ class _Model:
     def quantize(self, variant: Variant) -> Quantized:
         """Put the weights in the variant's format."""
         assert variant.request is not None
-        return self.bench.quantize(variant.request.scheme, variant.request.recipe, self.calibration)
+        return self.bench.quantize(variant.request.scheme, variant.request.method, self.calibration)
 
     @property
     def has_original(self) -> bool:
