@@ -20,7 +20,7 @@ SURFACE = {
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
         *("GPTQOptions", "GPTQResult", "LowRank", "Outliers", "QuantizedWeight", "gptq"),
-        *("METHOD_STEPS", "Recipe", "parse_method"),
+        *("METHOD_STEPS", "Method", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
     "studentfloat.kernels": [
@@ -44,6 +44,11 @@ SURFACE = {
     "studentfloat.evaluate.tasks": [
         *("TASKS", "LoadedTasks", "StudentFloatLM", "TaskOptions", "load_tasks"),
         *("evaluate_model", "paired_task_differences", "score_tasks"),
+    ],
+    "studentfloat.progress": ["Progress", "silent"],
+    "studentfloat.profile": [
+        *("ActivationSettings", "DeriveOptions", "ProfileSettings", "derive_formats"),
+        *("merge_profiles", "profile_model", "profile_models", "read_profile"),
     ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "compare"),
