@@ -95,7 +95,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path) -> None:
 
 def test_a_missing_text_says_what_would_be_one(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="cannot read the text wkik: No such file.*articles"):
+    with pytest.raises(DataError, match=r"cannot read the text wkik: No such file.*articles"):
         load_text("wkik")
     (tmp_path / "code").write_text("of my own")
     assert load_text("code").content == "of my own"
