@@ -160,4 +160,4 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path) -> None:
     marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
     assert load_text(marked).content == "Łódź\nand more"
     assert load_text(marked).sha256 == load_text(plain).sha256
-    assert load_calibration_text(marked).content == load_text(plain).content
+    assert load_calibration_text(marked).sha256 == load_calibration_text(plain).sha256
