@@ -28,9 +28,9 @@ from studentfloat.quantize.pipeline import (
     working_scheme,
 )
 from studentfloat.quantize.recipe import Recipe, parse_method
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.smoothing import awq_scale, smoothquant_scale
-from studentfloat.quantize.tensor import fake_quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
 

@@ -40,9 +40,9 @@ from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.packed_weight import why_not_packed
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight, stored_parts
-from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache", "register"]

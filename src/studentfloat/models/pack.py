@@ -27,9 +27,10 @@ from studentfloat.models.stream import (
     fingerprint,
     list_sound_tensors,
 )
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
 from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
-from studentfloat.quantize.tensor import QuantizedTensor, quantize
+from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
 

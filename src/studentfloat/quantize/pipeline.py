@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError
-from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
 from studentfloat.quantize.corrections import choose_outliers, low_rank_correction, set_aside
-from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.learning import learn_codebooks, learn_row_tables
 from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.rounding.gptq import gptq
+from studentfloat.quantize.rounding.nearest import quantize, quantize_to_tables
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.smoothing import clip_to_outputs
-from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
+from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import Outliers, QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight", "working_scheme"]
