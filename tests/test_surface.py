@@ -46,7 +46,7 @@ SURFACE = {
         *("evaluate_model", "paired_task_differences", "score_tasks"),
     ],
     "studentfloat.study": [
-        *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "Progress", "compare"),
+        *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "compare"),
         *("hardware_is_installed", "read_study"),
     ],
     "studentfloat.report": [

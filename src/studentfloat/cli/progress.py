@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from studentfloat.progress import Progress, silent
 
 __all__ = ["progress_on_stderr"]
 
@@ -16,10 +18,10 @@ _LINES_AT_ONCE = 20
 
 
 @contextmanager
-def progress_on_stderr(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
+def progress_on_stderr(*, quiet: bool = False) -> Iterator[Progress]:
     """Give a function that takes the share done (0 to 1) and what is being done."""
     if quiet:
-        yield lambda share, what: None
+        yield silent
     elif sys.stderr.isatty():
         with _bar() as report:
             yield report
@@ -28,7 +30,7 @@ def progress_on_stderr(*, quiet: bool = False) -> Iterator[Callable[[float, str]
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[float, str], None]]:
+def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,14 +30,12 @@ from studentfloat.hardware.rows import ARRAY_SIDE, Job, Setting, build, cached_r
 from studentfloat.hardware.synthesis import AREA_RECIPES, generic_library
 from studentfloat.hardware.units import DEFAULT_DOT_LENGTH
 from studentfloat.hardware.yosys import yosys_version
+from studentfloat.progress import Progress, silent
 
-__all__ = ["UNITS", "Progress", "check_unit", "cost", "load_library", "unit_verilog"]
+__all__ = ["UNITS", "check_unit", "cost", "load_library", "unit_verilog"]
 
 UNITS = ("mac", "dotN", "systolic", "dequantizer")
 """Kinds of unit; N is a number of lanes."""
-
-Progress = Callable[[float, str], None]
-"""Called with the share that is done, 0 to 1, and what is being done."""
 
 
 def load_library(library: Library | Sequence[str | os.PathLike[str]] | None) -> Library:
@@ -66,7 +64,7 @@ def cost(
     cache: ContentCache | None = None,
     use_cache: bool = True,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> HardwareTable:
     """Cost of a unit for each format.
 
@@ -229,7 +227,7 @@ def _run(
     setting: Setting,
     cache: ContentCache | None,
     workers: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[HardwareCost]:
     done = 0
     lock = threading.Lock()
@@ -239,12 +237,10 @@ def _run(
         row = cached_row(job, setting, cache)
         with lock:
             done += 1
-            if progress:
-                progress(done / len(work), f"synthesis and proof ({job.name} done)")
+            progress(done / len(work), f"synthesis and proof ({job.name} done)")
         return row
 
-    if progress:
-        progress(0.0, "synthesis and proof")
+    progress(0.0, "synthesis and proof")
     # Yosys runs in processes of its own, so threads are enough.
     executor = ThreadPoolExecutor(max_workers=max(1, min(workers, len(work))))
     try:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format
 from studentfloat.hardware.cache import ContentCache, content_key, library_digest
-from studentfloat.hardware.cost import Progress, load_library
+from studentfloat.hardware.cost import load_library
 from studentfloat.hardware.decoders import UnavailableError
 from studentfloat.hardware.energy import code_pairs
 from studentfloat.hardware.generic_library import generic_liberty
@@ -34,6 +34,7 @@ from studentfloat.hardware.synthesis import (
 from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, Unit, accumulator_width, mac
 from studentfloat.hardware.yosys import yosys_version
+from studentfloat.progress import Progress, silent
 
 __all__ = [
     "MAC_SHARE",
@@ -346,13 +347,12 @@ def sweep_all(
     library: Library | None = None,
     prove: bool = True,
     use_cache: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[SweepPoint]:
     """:func:`sweep` of several formats."""
     points = []
     for i, number_format in enumerate(formats):
-        if progress:
-            progress(i / len(formats), f"clock targets of {number_format.name}")
+        progress(i / len(formats), f"clock targets of {number_format.name}")
         points += sweep(
             number_format,
             activations=activations,
@@ -372,13 +372,12 @@ def accumulators_all(
     library: Library | None = None,
     prove: bool = True,
     use_cache: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[AccumulatorPoint]:
     """:func:`accumulator_study` of several formats; histograms by their names."""
     points = []
     for i, number_format in enumerate(formats):
-        if progress:
-            progress(i / len(formats), f"accumulators of {number_format.name}")
+        progress(i / len(formats), f"accumulators of {number_format.name}")
         points += accumulator_study(
             number_format,
             activations=activations,

@@ -20,6 +20,7 @@ from studentfloat.models.quantized import QuantizedBlock, QuantizedModel, weight
 from studentfloat.models.residency import BlockResidency, everything_resident
 from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.pipeline import (
@@ -36,8 +37,6 @@ from studentfloat.records import SkippedTensor, TensorQuantization
 
 __all__ = ["ModelQuantizer", "quantize_model"]
 
-Progress = Callable[[float, str], None]
-
 
 def quantize_model(
     model: LoadedModel | str,
@@ -51,7 +50,7 @@ def quantize_model(
     head: bool = False,
     finished: Sequence[QuantizedBlock] = (),
     on_block: Callable[[QuantizedBlock], None] = lambda block: None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> QuantizedModel:
     """Quantize a model's linear weights by any method, in place.
 
@@ -124,7 +123,7 @@ class ModelQuantizer:
         embeddings: bool = False,
         head: bool = False,
         residency: BlockResidency | None = None,
-        progress: Progress = lambda share, what: None,
+        progress: Progress = silent,
     ) -> None:
         self._residency = residency or everything_resident(model.module)
         check_recipe(recipe, scheme)

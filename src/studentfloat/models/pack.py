@@ -7,7 +7,7 @@ quantized on a small machine, or each share of it on another.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from studentfloat.models.stream import (
     fingerprint,
     list_sound_tensors,
 )
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
 from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
@@ -40,8 +41,6 @@ _DEFAULT_SHARD_BYTES = 1 << 30
 # Numbers quantized at a time: their float32 copy and indices must not rival the tensor itself.
 _SLICE = 1 << 22
 
-Progress = Callable[[float, str], None]
-
 
 def quantize_checkpoint(
     source: ModelSource,
@@ -53,7 +52,7 @@ def quantize_checkpoint(
     companions: Companions = NO_COMPANIONS,
     share: tuple[int, int] = (1, 1),
     shard_bytes: int = _DEFAULT_SHARD_BYTES,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> PackedModel | None:
     """Quantize a model's weights to nearest and write it packed.
 

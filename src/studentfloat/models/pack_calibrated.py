@@ -6,7 +6,7 @@ blocks back in place and goes on with the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from studentfloat.models.skeleton import orientation_of
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.recipe import Recipe
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
@@ -41,11 +42,8 @@ from studentfloat.records import PackedModel, SkippedTensor, TensorQuantization,
 
 __all__ = ["calibrate_checkpoint"]
 
-
 # Types that weights may have been before they were calibrated in float32.
 _CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-Progress = Callable[[float, str], None]
 
 
 def calibrate_checkpoint(
@@ -58,7 +56,7 @@ def calibrate_checkpoint(
     embeddings: bool = False,
     head: bool = False,
     companions: Companions = NO_COMPANIONS,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> PackedModel:
     """Quantize a model by a method, block by block, and write it packed.
 
@@ -189,7 +187,7 @@ class _Packing:
         weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
         plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
         records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
-        return Shard(weights, plain, records, ())
+        return Shard(weights, plain, records, (), tuple(plain))
 
     def rest(
         self,
@@ -212,7 +210,7 @@ class _Packing:
             value = state[name].detach() if waiting is None else waiting
             plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
         named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
-        return Shard(shard.weights, plain, shard.records, named)
+        return Shard(shard.weights, plain, shard.records, named, shard.changed)
 
     def read(self, writer: PackWriter, number: int, name: str) -> QuantizedBlock:
         """A finished block as its shard has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, Progress, compare
+from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, compare
 from studentfloat.study.silicon import HardwareOptions, hardware_is_installed
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ __all__ = [
     "DEFAULT_FORMATS",
     "CompareOptions",
     "HardwareOptions",
-    "Progress",
     "compare",
     "hardware_is_installed",
     "read_study",

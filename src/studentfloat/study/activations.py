@@ -14,11 +14,11 @@ from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
 from studentfloat.models.text import EvaluationText, cut_windows, load_text
 from studentfloat.models.walk import walk_weights
+from studentfloat.progress import Progress
 from studentfloat.records import TensorProfile
 from studentfloat.study.profile import (
     ActivationSettings,
     ProfileSettings,
-    Progress,
     activation_profile,
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studentfloat.errors import ConfigError
 from studentfloat.evaluate import mean_and_error
 from studentfloat.models import ModelSource
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize import Recipe, Scheme
 from studentfloat.records import (
     Baseline,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from studentfloat.study.requests import Request
 
 __all__ = ["Bench", "Quantized", "baseline_of", "quality_row"]
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Bench:
         scheme: Scheme,
         recipe: Recipe,
         calibration: Calibration | None = None,
-        progress: Progress = lambda share, what: None,
+        progress: Progress = silent,
     ) -> Quantized:
         """Put weights in a format in place; they must be as they were.
 

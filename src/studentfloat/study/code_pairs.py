@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from studentfloat.formats.rounded import rounded_format
 from studentfloat.hardware.cache import ContentCache, content_key
 from studentfloat.hardware.operands import needs_lookup
 from studentfloat.models import ModelSource, find_model
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize import Scheme
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from studentfloat.models import LoadedModel, WeightSite
 
 __all__ = ["CodePairs", "code_pairs_of_model", "hardware_code_pairs", "held_format"]
-
-Progress = Callable[[float, str], None]
 
 _VERSION = 1  # of what is counted: part of the cache's key
 _LAYERS = 24
@@ -70,7 +69,7 @@ def hardware_code_pairs(
     *,
     lookup_bits: tuple[int, ...],
     activations: str | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> CodePairs:
     """Code pairs for each row of a hardware table: W4A4 in blocks of 128, absmax scales.
 
@@ -106,7 +105,7 @@ def code_pairs_of_model(
     *,
     text: EvaluationText | None = None,
     cache: ContentCache | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> CodePairs:
     """Quantize linear layers and what enters them, and count which codes meet.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.evaluate import paired_differences, ranks
 from studentfloat.models import ModelSource, find_model
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize import Scheme
 from studentfloat.records import (
     Baseline,
@@ -51,10 +52,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["DEFAULT_FORMATS", "CompareOptions", "Progress", "compare"]
-
-Progress = Callable[[float, str], None]
-"""Called with the share done (0 to 1) and what is being done."""
+__all__ = ["DEFAULT_FORMATS", "CompareOptions", "compare"]
 
 # Goes into every cell's address: raise it when what a cell means changes.
 _CELL_VERSION = 3
@@ -80,7 +78,7 @@ def compare(
     options: CompareOptions,
     *,
     directory: Path | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Quantize a model to each format in turn and measure what it lost.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from studentfloat.models.stream import (
     list_tensors,
     role_of,
 )
+from studentfloat.progress import Progress, silent
 from studentfloat.records import (
     LawFits,
     Profile,
@@ -56,9 +57,6 @@ __all__ = [
     "profile_of_sketch",
     "summarize",
 ]
-
-Progress: TypeAlias = Callable[[float, str], None]
-"""Called with the share done (0 to 1) and what is being done."""
 
 _NO_TRUST = Trust()
 _GPT2_TRANSPOSED = ("c_attn", "c_proj", "c_fc", "q_attn")
@@ -143,7 +141,7 @@ def profile_model(
     *,
     trust: Trust = _NO_TRUST,
     journal: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Profile:
     """Profile a model's weights, and its activations if they are asked for.
 
@@ -167,14 +165,13 @@ def profile_model(
     """
     start = time.perf_counter()
     source = _find(name, trust)
-    say = progress or (lambda share, what: None)
     notes: list[str] = []
     windows: tuple[str, ...] = ()
-    done, skipped = _weights(source, settings, _Journal(journal, source, settings), say, notes)
+    done, skipped = _weights(source, settings, _Journal(journal, source, settings), progress, notes)
     if settings.activations is not None:
         from studentfloat.study.activations import profile_activations
 
-        profiles, more, windows = profile_activations(source, settings, say)
+        profiles, more, windows = profile_activations(source, settings, progress)
         done += profiles
         notes += more
     if not done:
@@ -214,7 +211,10 @@ def _find(name: str, trust: Trust) -> ModelSource:
             pickles = replace(source, trust=replace(trust, pickle=True)).weight_files
             if pickles:
                 raise _pickled_only(f"{name} ({pickles[0].name})")
-            raise ModelError(f"model {name} has no *.safetensors file to profile")
+            raise ModelError(
+                f"model {name} has nothing to profile: neither model.safetensors nor "
+                "model.safetensors.index.json"
+            )
         return source
     try:
         return find_model(name, trust)
@@ -232,7 +232,7 @@ def _weights(
     source: ModelSource,
     settings: ProfileSettings,
     journal: _Journal,
-    say: Progress,
+    progress: Progress,
     notes: list[str],
 ) -> tuple[list[TensorProfile], list[SkippedTensor]]:
     tensors, damaged = list_tensors(source.weight_files)
@@ -251,7 +251,7 @@ def _weights(
     profiles = []
     for step, tensor in enumerate(wanted):
         # By count, not by bytes: the fits take as long as the reading.
-        say(step / len(wanted) * (0.3 if settings.activations else 1.0), "weights")
+        progress(step / len(wanted) * (0.3 if settings.activations else 1.0), "weights")
         profile = journal.done.get(tensor.name)
         if profile is None:
             profile = _weight(tensor, settings, transposed)

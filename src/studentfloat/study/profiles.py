@@ -9,12 +9,12 @@ from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models.sources import Trust
+from studentfloat.progress import Progress
 from studentfloat.records import Profile
 from studentfloat.study.merge import merge_profiles
 from studentfloat.study.profile import (
     ActivationSettings,
     ProfileSettings,
-    Progress,
     profile_model,
 )
 from studentfloat.study.profile_file import SEVERAL, profile_to_json, read_profile

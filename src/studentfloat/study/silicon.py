@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from studentfloat.errors import MissingDependencyError, StudentFloatError
 from studentfloat.formats import Format
+from studentfloat.progress import Progress, silent
 from studentfloat.records import (
     AreaBreakdown,
     Comparison,
@@ -85,7 +86,7 @@ def with_hardware(
     options: HardwareOptions | None = None,
     codes: CodePairs | None = None,
     *,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Add area, delay and energy of each row's format, then the frontiers.
 
@@ -122,7 +123,7 @@ def _costed(
     formats: Sequence[tuple[str, Format]],
     options: HardwareOptions,
     codes: CodePairs,
-    progress: Callable[[float, str], None] | None,
+    progress: Progress,
 ) -> dict[str, FormatHardware]:
     """Silicon of rows of different formats, by the row's name."""
     from studentfloat.hardware import cost, load_library

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from studentfloat.evaluate.tasks.definitions import TASKS, TaskKind
 from studentfloat.evaluate.tasks.score import LoadedTasks, score_tasks
 from studentfloat.models import LoadedModel, ModelSource, load_model
+from studentfloat.progress import Progress, silent
 from studentfloat.records import TaskScore
 
 __all__ = ["evaluate_model"]
@@ -17,7 +17,7 @@ def evaluate_model(
     source: ModelSource,
     tasks: LoadedTasks,
     *,
-    progress: Callable[[float, str], None] = lambda share, what: None,
+    progress: Progress = silent,
 ) -> tuple[TaskScore, ...]:
     """Load a model as its tasks need it, and score it.
 

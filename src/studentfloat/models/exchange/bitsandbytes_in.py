@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
 from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, list_sound_tensors
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -41,8 +42,6 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _LARGEST_STATE = 1 << 16
 # Blocks run over the flattened weight: where rows end inside of them they are cut, down to this.
 _LEAST_BLOCK = 8
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def is_bitsandbytes(config: Mapping[str, Any]) -> bool:
 
 
 def import_bitsandbytes(
-    source: ModelSource, directory: Path, progress: Progress = lambda share, what: None
+    source: ModelSource, directory: Path, progress: Progress = silent
 ) -> PackedModel:
     """Make a packed checkpoint of one with bitsandbytes NF4 or FP4 weights.
 

@@ -7,7 +7,6 @@ by (``compressors/pack_quantized``, ``mxfp4``, ``nvfp4`` there).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from torch import Tensor, nn
 
 from studentfloat.errors import SchemeError
 from studentfloat.formats import Format, get_format
+from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import code_table, codes_of, exponents_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
-from studentfloat.models.pack_writer import copy_companions, save_shard
+from studentfloat.models.pack_writer import save_shard
 from studentfloat.models.packed_files import CONFIG_KEY, INDEX, PackedCheckpoint, read_raw
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.packing import pack_codes
 from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight
@@ -34,8 +35,6 @@ __all__ = ["export_compressed_tensors"]
 _INTEGER_BITS = (4, 8)
 _MX_BLOCK, _NV_BLOCK = 32, 16
 _DIVISORS_TRIED = 64
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class _Kind:
 
 
 def export_compressed_tensors(
-    checkpoint: PackedCheckpoint, out: Path, progress: Progress = lambda share, what: None
+    checkpoint: PackedCheckpoint, out: Path, progress: Progress = silent
 ) -> Path:
     """Write a packed model as a compressed-tensors checkpoint.
 

@@ -24,6 +24,7 @@ from studentfloat.models.packed_files import LAYOUT_VERSION
 from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
@@ -34,8 +35,6 @@ _SHARD_BYTES = 1 << 29
 _DENSE = ("F32", "F16", "BF16")
 # llama.cpp's converters leave these in wider types; dense they are exact, and few.
 _MAY_BE_DENSE = ("token_embd.weight", "output.weight")
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,7 @@ class _Tensor:
     order: Tensor | None
 
 
-def import_gguf(
-    path: Path, directory: Path, progress: Progress = lambda share, what: None
-) -> PackedModel:
+def import_gguf(path: Path, directory: Path, progress: Progress = silent) -> PackedModel:
     """Make a packed checkpoint of a GGUF file whose matrices are Q4_0, MXFP4, IQ4_NL or Q8_0.
 
     Parameters

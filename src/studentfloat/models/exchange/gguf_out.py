@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,14 @@ from studentfloat.models.exchange.gguf_metadata import model_metadata, rope_fact
 from studentfloat.models.exchange.gguf_names import Architecture, architecture_of, tensor_names
 from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.stored import Orientation
+from studentfloat.records.temporary import temporary_beside
 
 __all__ = ["export_gguf"]
 
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,7 @@ class _Entry:
     kind: str
 
 
-def export_gguf(
-    checkpoint: PackedCheckpoint, out: Path, progress: Progress = lambda share, what: None
-) -> Path:
+def export_gguf(checkpoint: PackedCheckpoint, out: Path, progress: Progress = silent) -> Path:
     """Write a packed Llama-like model as a GGUF file.
 
     Parameters
@@ -78,7 +74,7 @@ def export_gguf(
     config = checkpoint.config
     architecture = architecture_of(config.get("model_type"), str(checkpoint.directory))
     entries = _entries(checkpoint, architecture, progress)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(out)
     writer = GGUFWriter(temporary, architecture.name)
     model_metadata(writer, checkpoint.directory, [entry.kind for entry in entries])
     tokenizer_metadata(writer, checkpoint.directory, int(config["vocab_size"]))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.exchange.bitsandbytes_in import import_bitsandbytes, is_bitsandbytes
 from studentfloat.models.exchange.gguf_in import import_gguf
 from studentfloat.models.sources import ModelSource
+from studentfloat.progress import Progress, silent
 from studentfloat.records import PackedModel
 
 __all__ = ["import_model"]
 
-Progress = Callable[[float, str], None]
 
-
-def import_model(
-    name: str, directory: Path, progress: Progress = lambda share, what: None
-) -> PackedModel:
+def import_model(name: str, directory: Path, progress: Progress = silent) -> PackedModel:
     """Make a packed checkpoint of one that another tool quantized.
 
     Parameters

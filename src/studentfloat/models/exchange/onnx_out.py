@@ -6,7 +6,6 @@ exports is kept, and every weight in it that is packed becomes a subgraph that d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
+from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import codes_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
-from studentfloat.models.pack_writer import copy_companions
 from studentfloat.models.packed_files import PackedCheckpoint
 from studentfloat.models.quiet import quiet_logger, quiet_transformers
+from studentfloat.progress import Progress, silent
 from studentfloat.quantize.packing import pack_codes
 from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
@@ -33,12 +33,8 @@ _NARROW = 4
 _MOST_INSIDE = 1 << 30
 _WRAPPER = "model."
 
-Progress = Callable[[float, str], None]
 
-
-def export_onnx(
-    checkpoint: PackedCheckpoint, out: Path, progress: Progress = lambda share, what: None
-) -> Path:
+def export_onnx(checkpoint: PackedCheckpoint, out: Path, progress: Progress = silent) -> Path:
     """Write a packed decoder as an ONNX graph from tokens to logits.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,10 +10,9 @@ from types import MappingProxyType
 
 from studentfloat.errors import ConfigError
 from studentfloat.models.packed_files import PackedCheckpoint
+from studentfloat.progress import Progress, silent
 
 __all__ = ["EXPORTS", "Export", "export_model"]
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def export_model(
     directory: Path,
     target: str,
     out: Path,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Path:
     """Write a packed checkpoint as another tool reads it, code by code.
 

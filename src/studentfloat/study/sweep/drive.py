@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from studentfloat.errors import ConfigError
+from studentfloat.progress import Progress, silent
 from studentfloat.study.sweep.options import StudyOptions, WorkSettings
 from studentfloat.study.sweep.plan import Plan, make_plan
 from studentfloat.study.sweep.resolve import resolve
@@ -21,7 +22,6 @@ from studentfloat.study.sweep.store import Store
 
 __all__ = ["Executor", "RunSettings", "begin_study", "open_study", "run_study"]
 
-Progress = Callable[[float, str], None]
 _LOOKING = 20.0
 
 
@@ -52,7 +52,7 @@ def begin_study(
     directory: Path,
     *,
     text: str | None = None,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Plan:
     """Make a directory the store of a study, or go on with the one that it holds.
 
@@ -98,7 +98,7 @@ def open_study(directory: Path, *, only: Sequence[dict[str, Any]] = ()) -> tuple
 def run_study(
     directory: Path,
     settings: RunSettings,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> StudyStatus:
     """Work on a study until every cell is done or has failed, or the workers are gone.
 

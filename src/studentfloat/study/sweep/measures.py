@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import FailureError
+from studentfloat.progress import Progress, silent
 from studentfloat.records import FormatQuality, StudyCell
 from studentfloat.study.sweep.plan import Plan
 from studentfloat.study.sweep.store import Store
 
 __all__ = ["COLUMNS", "index_study", "measure_rows"]
-
-Progress = Callable[[float, str], None]
 
 COLUMNS = (
     *("model", "name", "format", "method", "block_size", "scale_rule", "scale_dtype"),
@@ -30,9 +29,7 @@ _MEASURED = ("measure", "unit", "value", "standard_error", "higher_is_better")
 _INDEX_VERSION = 1
 
 
-def measure_rows(
-    plan: Plan, store: Store, progress: Progress = lambda share, what: None
-) -> Iterator[dict[str, Any]]:
+def measure_rows(plan: Plan, store: Store, progress: Progress = silent) -> Iterator[dict[str, Any]]:
     """Rows of :data:`COLUMNS` in the plan's order, of all cells that are done.
 
     What cells hold comes from the index, which is brought up to date first.
@@ -55,7 +52,7 @@ def measure_rows(
                 }
 
 
-def index_study(plan: Plan, store: Store, progress: Progress = lambda share, what: None) -> Path:
+def index_study(plan: Plan, store: Store, progress: Progress = silent) -> Path:
     """Bring ``index.sqlite`` up to date with the cells: it may be deleted at any time.
 
     Only cells that it lacks are read. It is written under another name and renamed, so that

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from studentfloat.errors import DataError
 from studentfloat.evaluate import paired_differences, ranks
+from studentfloat.progress import Progress, silent
 from studentfloat.records import (
     Baseline,
     Comparison,
@@ -34,13 +35,11 @@ from studentfloat.study.sweep.store import Store
 
 __all__ = ["read_study"]
 
-Progress = Callable[[float, str], None]
-
 _MOST_ROWS_COMPARED = 64
 """Beyond so many rows, two are compared only if they differ in one thing."""
 
 
-def read_study(directory: str | Path, progress: Progress = lambda share, what: None) -> StudyResult:
+def read_study(directory: str | Path, progress: Progress = silent) -> StudyResult:
     """Everything that a study's directory holds, as one record; it may be unfinished.
 
     Parameters
