@@ -34,7 +34,7 @@ from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
-from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.method import Method
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -49,7 +49,7 @@ _CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def calibrate_checkpoint(
     source: ModelSource,
     scheme: Scheme,
-    recipe: Recipe,
+    method: Method,
     directory: Path,
     *,
     calibration: Calibration | None = None,
@@ -64,7 +64,7 @@ def calibrate_checkpoint(
     ----------
     source
         From :func:`~studentfloat.models.find_model`.
-    scheme, recipe
+    scheme, method
         What to, and how.
     directory
         Where to: new, empty, or that of the same run interrupted, which goes on.
@@ -94,7 +94,7 @@ def calibrate_checkpoint(
     work = ModelQuantizer(
         model,
         scheme,
-        recipe,
+        method,
         calibration,
         embeddings=embeddings,
         head=head,

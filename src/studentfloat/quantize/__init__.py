@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.method import METHOD_STEPS, Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
-from studentfloat.quantize.recipe import METHOD_STEPS, Recipe, parse_method
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ __all__ = [
     "GPTQOptions",
     "GPTQResult",
     "LowRank",
+    "Method",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
-    "Recipe",
     "Scheme",
     "block_scales",
     "fake_quantize",

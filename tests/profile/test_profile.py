@@ -18,13 +18,13 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.sources import Trust
+from studentfloat.profile import ProfileSettings, profile_model
+from studentfloat.profile import model as profile_module
+from studentfloat.profile.derive import DeriveOptions, derive_formats, pooled_histogram
+from studentfloat.profile.files import profile_from_json, profile_to_json, read_profile
+from studentfloat.profile.merge import merge_profiles
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
-from studentfloat.study import profile as profile_module
-from studentfloat.study.derive import DeriveOptions, derive_formats, pooled_histogram
-from studentfloat.study.merge import merge_profiles
-from studentfloat.study.profile import ProfileSettings, profile_model
-from studentfloat.study.profile_file import profile_from_json, profile_to_json, read_profile
 
 
 def heavy(*shape: int, nu: float = 5.0, seed: int = 0) -> torch.Tensor:
