@@ -15,11 +15,12 @@ from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR,
 
 if TYPE_CHECKING:
     from studentfloat.quantize.packing import pack_codes, unpack_codes
+    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
     from studentfloat.quantize.rounding.gptq import GPTQResult, gptq
     from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor
-    from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
+    from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
     "METHOD_STEPS",
@@ -29,6 +30,7 @@ __all__ = [
     "TENSOR",
     "GPTQOptions",
     "GPTQResult",
+    "InputScale",
     "LowRank",
     "Method",
     "Outliers",
@@ -53,8 +55,9 @@ _HOMES = {
     "unpack_codes": "packing",
     "GPTQResult": "rounding.gptq",
     "gptq": "rounding.gptq",
-    "LowRank": "weight",
-    "Outliers": "weight",
+    "InputScale": "parts",
+    "LowRank": "parts",
+    "Outliers": "parts",
     "QuantizedWeight": "weight",
 }
 
