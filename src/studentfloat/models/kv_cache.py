@@ -169,7 +169,7 @@ class _Attention:
 
     def __init__(self, model: nn.Module, how: KVCacheScheme) -> None:
         self._how = how
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
         self._outputs: dict[int, list[Tensor]] = {}
         self._before_rotation: dict[int, bool] = {}
