@@ -16,7 +16,7 @@ from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR,
 if TYPE_CHECKING:
     from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
-    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
+    from studentfloat.quantize.parts import InputScale, LowRank, Offsets, Outliers
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
     from studentfloat.quantize.weight import QuantizedWeight
@@ -32,6 +32,7 @@ __all__ = [
     "InputScale",
     "LowRank",
     "Method",
+    "Offsets",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
@@ -56,6 +57,7 @@ _HOMES = {
     "gptq": "feedback",
     "InputScale": "parts",
     "LowRank": "parts",
+    "Offsets": "parts",
     "Outliers": "parts",
     "QuantizedWeight": "weight",
 }
