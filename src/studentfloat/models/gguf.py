@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def quantization_of_gguf(path: Path) -> str:
     return ", ".join(sorted(counts, key=lambda kind: -counts[kind]))
 
 
-def convert_gguf(path: Path, directory: Path) -> None:
+def convert_gguf(
+    path: Path, directory: Path, *, change: Callable[[Any], None] = lambda model: None
+) -> None:
     """Dequantize a GGUF file to float32 safetensors, with configuration and tokenizer.
 
     Parameters
@@ -56,6 +59,8 @@ def convert_gguf(path: Path, directory: Path) -> None:
         A GGUF file of an architecture that transformers can read.
     directory
         Where the files go; exists.
+    change
+        Called with the model before it is written, to change it in place.
     """
     import torch
     from gguf import GGUFReader
@@ -71,7 +76,9 @@ def convert_gguf(path: Path, directory: Path) -> None:
             )
             _check_complete(path, model, report, reader)
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
-            _save(model, directory, rope_of(reader, model.config, name))
+            rope = rope_of(reader, model.config, name)
+            change(model)
+            _save(model, directory, rope)
             tokenizer.save_pretrained(directory)
     except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
         raise ModelError(f"cannot read the GGUF file {path}: {_one_line(error)}") from error

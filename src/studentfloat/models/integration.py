@@ -40,9 +40,8 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_as_stored
 from studentfloat.models.stream import StoredTensor, list_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.packed_weight import why_not_packed
 from studentfloat.quantize.scheme import Scheme
-from studentfloat.quantize.stored import StoredWeight, stored_parts
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -221,6 +220,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 tuple(site.parameter.shape),
                 str(site.parameter.dtype).removeprefix("torch."),
                 orientation_of(site.kind),
+                method="rtn",
             )
             chosen[site.name], sites[site.name] = stored, site
         for skip in skipped:
@@ -300,7 +300,7 @@ def _say_what_is_slow(model: Any) -> None:
     slow: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            reason = why_not_packed(module.stored["weight"])
+            reason = module.stored["weight"].without_kernel()
             if reason is not None:
                 slow.setdefault(reason, []).append(name)
     for reason, names in slow.items():
@@ -328,7 +328,7 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             stored = self._quantizer._sites[name]
             matrix = stored.orientation.to_matrix(values)
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
-            result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
+            result |= {name + suffix: tensor for suffix, tensor in weight.tensors().items()}
         return result
 
 

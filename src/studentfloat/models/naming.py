@@ -133,7 +133,7 @@ def converted_parts(
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-    suffixes = sorted({s for stored in packed.values() for s in stored.expected_parts() if s})
+    suffixes = sorted({s for stored in packed.values() for s in stored.tensors if s})
     names = list(names)
     added: list[Any] = []
     for one in conversions:

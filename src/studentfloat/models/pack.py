@@ -25,7 +25,8 @@ from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import fingerprint, list_sound_tensors
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
-from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
+from studentfloat.quantize.scheme_json import formats_to_json, scheme_to_json
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor, quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
@@ -186,7 +187,8 @@ def _quantize_group(group: list[Piece], scheme: Scheme, work: _Meter) -> Shard:
             matrix = piece.orientation.to_matrix(values)
             weight, nmse = _quantize(matrix, scheme, piece.name)
             seconds = round(time.monotonic() - started, 3)
-            stored = StoredWeight.of(weight, tuple(values.shape), piece.orientation)
+            shape = tuple(values.shape)
+            stored = StoredWeight.of(weight, shape, piece.orientation, method="rtn")
             weights[piece.name] = (stored, weight)
             record = weight_record(
                 piece.name,

@@ -9,16 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.method import METHOD_STEPS, Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
-from studentfloat.quantize.recipe import METHOD_STEPS, Recipe, parse_method
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
     from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
+    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
-    from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
+    from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
     "METHOD_STEPS",
@@ -28,11 +29,12 @@ __all__ = [
     "TENSOR",
     "GPTQOptions",
     "GPTQResult",
+    "InputScale",
     "LowRank",
+    "Method",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
-    "Recipe",
     "Scheme",
     "block_scales",
     "fake_quantize",
@@ -52,8 +54,9 @@ _HOMES = {
     "unpack_codes": "packing",
     "GPTQResult": "feedback",
     "gptq": "feedback",
-    "LowRank": "weight",
-    "Outliers": "weight",
+    "InputScale": "parts",
+    "LowRank": "parts",
+    "Outliers": "parts",
     "QuantizedWeight": "weight",
 }
 
