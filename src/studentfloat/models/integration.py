@@ -40,9 +40,9 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_as_stored
 from studentfloat.models.stream import StoredTensor, list_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
-from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache", "register"]
