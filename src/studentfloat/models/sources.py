@@ -25,6 +25,11 @@ __all__ = ["ModelSource", "Trust", "find_model"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LAYERS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers"),
+    *("encoder_layers", "decoder_layers", "depth", "num_encoder_layers"),
+)
+_FEW_LAYERS = 256
 _STEMS = ("model.safetensors", "pytorch_model.bin")
 # Weights in formats of other frameworks, which a snapshot from the hub does without.
 _NOT_FETCHED = (
@@ -262,8 +267,20 @@ def _check_weights(source: ModelSource) -> None:
         raise ModelError(
             f"model {source.name} lacks {len(missing)} of {len(shards)} shards: {missing[0]}"
         )
-    for shard in shards:
-        read_header(shard)
+    tensors = sum(len(read_header(shard)) for shard in shards)
+    _check_layers(source, tensors)
+
+
+def _check_layers(source: ModelSource, tensors: int) -> None:
+    """Refuse more layers than tensors: building them would take memory and hours."""
+    tables = [source.config, *(t for t in source.config.values() if isinstance(t, dict))]
+    for key, value in ((key, given.get(key)) for given in tables for key in _LAYERS):
+        # A few may share their weights, as ALBERT's do.
+        if isinstance(value, int) and not 0 <= value <= max(tensors, _FEW_LAYERS):
+            raise ModelError(
+                f"model {source.name} has {value} as {key} and {tensors} tensors in its files: "
+                "they do not belong together"
+            )
 
 
 def _explain_missing_weights(source: ModelSource) -> None:

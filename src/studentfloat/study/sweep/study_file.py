@@ -28,6 +28,7 @@ __all__ = ["parse_study", "read_study_file"]
 
 Reader = Callable[[Any, str], Any]
 _NO_TRUST = Trust()
+_LONGEST_NAME = 100
 
 
 def read_study_file(
@@ -120,6 +121,17 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where} must be a text, not {shown(value)}")
     return value
+
+
+def _name(value: Any, where: str) -> str:
+    """A text that can be part of a directory's name."""
+    found = _text(value, where)
+    if not found.isprintable() or len(found) > _LONGEST_NAME or found[0] in ". " or "/" in found:
+        raise ConfigError(
+            f"{where} must be a name for a directory (up to {_LONGEST_NAME} characters, no slash, "
+            f"no dot at its beginning), not {shown(found)}"
+        )
+    return found
 
 
 def _flag(value: Any, where: str) -> bool:
@@ -219,7 +231,7 @@ def _excluded(value: Any, where: str) -> Any:
 
 
 _TOP: dict[str, Reader] = {
-    "name": _text,
+    "name": _name,
     "title": _text,
     "models": _models,
     "formats": _texts,
