@@ -32,6 +32,7 @@ _COMMANDS = {
     "derive": "The format that follows from a profile.",
     "study": "Many models, formats, methods and tasks: a sweep that cannot be lost.",
     "report": "One page of what a study or a comparison found.",
+    "doctor": "Show what is installed, and what is missing for which command.",
 }
 
 _INTERRUPTED = 1
