@@ -18,12 +18,11 @@ from products import COLD_BYTES, Call, measure, report
 from torch import Tensor, nn
 
 from studentfloat.kernels import instruction_set
-from studentfloat.models.packed_tensor import PackedTensor
-from studentfloat.models.packing import Packing
-from studentfloat.quantize import QuantizedWeight, Scheme, quantize
+from studentfloat.models.packed.packing import Packing
+from studentfloat.models.packed.tensor import PackedTensor
+from studentfloat.quantize import LowRank, QuantizedWeight, Scheme, quantize
 from studentfloat.quantize.corrections import set_aside
-from studentfloat.quantize.stored import StoredWeight, stored_parts
-from studentfloat.quantize.weight import LowRank
+from studentfloat.quantize.stored import StoredWeight
 
 ARITHMETICS = {
     "int8": (torch.bfloat16, "int8"),
@@ -50,10 +49,10 @@ def weights(size: int, block: int, share: float, rank: int) -> dict[str, Quantiz
     narrow = LowRank(quantize(left, INT8), quantize(right, INT8))
     return {
         "plain": QuantizedWeight(plain),
-        f"outliers={share:g}": QuantizedWeight(plain, outliers=outliers),
-        f"rank={rank}": QuantizedWeight(plain, short),
-        f"rank8={rank}": QuantizedWeight(plain, narrow),
-        f"rank={rank}+outliers={share:g}": QuantizedWeight(plain, short, outliers),
+        f"outliers={share:g}": QuantizedWeight(plain, (outliers,)),
+        f"rank={rank}": QuantizedWeight(plain, (short,)),
+        f"rank8={rank}": QuantizedWeight(plain, (narrow,)),
+        f"rank={rank}+outliers={share:g}": QuantizedWeight(plain, (short, outliers)),
         "two formats to choose from": base("e2m1+sp|e2m1+sr"),
         "four formats to choose from": base("e2m1+sp|e2m1+sr|nf4|sf4"),
     }
@@ -61,7 +60,7 @@ def weights(size: int, block: int, share: float, rank: int) -> dict[str, Quantiz
 
 def layer_of(weight: QuantizedWeight) -> nn.Linear:
     """A layer of its own memory."""
-    parts = {suffix: part.clone() for suffix, part in stored_parts(weight).items()}
+    parts = {suffix: part.clone() for suffix, part in weight.tensors().items()}
     packing = Packing(StoredWeight.of(weight, weight.shape), parts)
     rows, columns = weight.shape
     layer = nn.Linear(columns, rows, bias=False, device="meta")

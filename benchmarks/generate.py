@@ -25,7 +25,7 @@ from llamacpp import Generator
 import studentfloat.transformers
 from studentfloat.models import find_model, quantize_checkpoint
 from studentfloat.models.exchange import export_model
-from studentfloat.models.packed_modules import packed_tensors
+from studentfloat.models.packed.modules import packed_tensors
 from studentfloat.quantize import Scheme
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import studentfloat.transformers  # noqa: F401
 from studentfloat.errors import ModelError
 from studentfloat.models import find_model, quantize_checkpoint
-from studentfloat.models.packed_modules import packed_tensors
+from studentfloat.models.packed.modules import packed_tensors
 from studentfloat.quantize import Scheme
 from tests import tiny
 

@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 import studentfloat.transformers  # noqa: F401
 from studentfloat.errors import ModelError
 from studentfloat.models import find_model, quantize_checkpoint
-from studentfloat.models.packed_modules import packed_tensors
+from studentfloat.models.packed.modules import packed_tensors
 from studentfloat.quantize import Scheme
 from tests import families
 

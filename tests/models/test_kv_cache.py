@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -24,6 +26,12 @@ def logits(model, tokens, how=None):
             return model.module(input_ids=tokens).logits
 
 
+def cache_argument(module) -> str:
+    """What transformers calls the cache: `cache` from 5.24 on, `past_key_values` before."""
+    parameters = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_recent_is_the_model_itself(family) -> None:
     model, tokens = loaded(tiny.FAMILIES[family]), windows(2).tokens
@@ -39,13 +47,11 @@ def test_one_pass_is_generation(family) -> None:
     model, tokens = loaded(tiny.FAMILIES[family]), windows(1, 22).tokens
     at_once = logits(model, tokens, HOW)
     assert not torch.allclose(at_once, logits(model, tokens), atol=1e-3)
-    steps, cache = [], None
+    steps, cache, argument = [], None, cache_argument(model.module)
     with torch.no_grad(), quantized_kv_cache(model.module, HOW):
         for t in range(tokens.shape[1]):
-            out = model.module(
-                input_ids=tokens[:, t : t + 1], past_key_values=cache, use_cache=True
-            )
-            cache = out.past_key_values
+            out = model.module(input_ids=tokens[:, t : t + 1], use_cache=True, **{argument: cache})
+            cache = out[argument]
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), at_once, rtol=1e-4, atol=1e-4)
 

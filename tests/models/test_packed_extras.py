@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 import studentfloat.transformers  # noqa: F401
 from studentfloat.kernels import PackedMatrix
 from studentfloat.models import Calibration, calibrate_checkpoint, find_model
-from studentfloat.models.packed_modules import flat_state, packed_tensors
-from studentfloat.models.packing import Packing
+from studentfloat.models.packed.modules import flat_state, packed_tensors
+from studentfloat.models.packed.packing import Packing
 from studentfloat.quantize import Scheme, parse_method
 from studentfloat.quantize.packed_weight import PackedWeight
 from tests import tiny

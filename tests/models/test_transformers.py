@@ -18,9 +18,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models import PackedCheckpoint, find_model, quantize_checkpoint
+from studentfloat.models.packed.modules import flat_state, packed_tensors
+from studentfloat.models.packed.tensor import PackedTensor
 from studentfloat.models.packed_files import Companions
-from studentfloat.models.packed_modules import flat_state, packed_tensors
-from studentfloat.models.packed_tensor import PackedTensor
 from studentfloat.quantize import Scheme, fake_quantize
 from studentfloat.transformers import StudentFloatConfig, packed_kv_cache
 from tests import tiny
@@ -290,7 +290,7 @@ def test_products_of_every_spelling(llama: Path) -> None:
         lambda w: nn.functional.linear(y, w.T),
         lambda w: x @ w.t(),
         lambda w: torch.matmul(y, w),
-        lambda w: y[0].mm(w),
+        lambda w: torch.mm(y[0], w),
         lambda w: w @ x[0].T,
         lambda w: torch.addmm(bias, x[0], w.transpose(0, 1)),
         lambda w: torch.einsum("bti,oi->bto", x, w),

@@ -174,7 +174,7 @@ def synthesize(
     recipes: Sequence[Recipe] = AREA_RECIPES,
     *,
     keep: Sequence[str] = (),
-    timeout_s: float = 600.0,
+    limit_s: float = 600.0,
 ) -> list[SynthesisResult]:
     """Synthesize one design by several recipes, in one run of Yosys.
 
@@ -210,7 +210,7 @@ def synthesize(
                 f"write_json {i}.json",
                 f"write_verilog -noattr {i}.v",
             ]
-        run_yosys(commands, directory, timeout_s)
+        run_yosys(commands, directory, limit_s)
 
         def read(file: str) -> str:
             return (directory / file).read_text(encoding="utf-8")

@@ -21,14 +21,7 @@ from studentfloat.formats import Format
 from studentfloat.kernels.packed_matrix import COMPUTE
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
-from studentfloat.models.packed_files import (
-    LAYOUT_KEYS,
-    METHOD,
-    Companions,
-    parse_layout,
-    write_layout,
-)
-from studentfloat.models.packed_modules import (
+from studentfloat.models.packed.modules import (
     assemble,
     declare,
     dense_weights,
@@ -38,12 +31,19 @@ from studentfloat.models.packed_modules import (
     shield,
     unshield,
 )
+from studentfloat.models.packed_files import (
+    LAYOUT_KEYS,
+    METHOD,
+    Companions,
+    parse_layout,
+    write_layout,
+)
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, Scheme
-from studentfloat.quantize.stored import StoredWeight, stored_parts
-from studentfloat.quantize.tensor import quantize
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache", "register"]
@@ -225,6 +225,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 tuple(site.parameter.shape),
                 str(site.parameter.dtype).removeprefix("torch."),
                 orientation_of(site.kind),
+                method="rtn",
             )
             chosen[site.name], sites[site.name] = stored, site
         for skip in skipped:
@@ -289,7 +290,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def _conversions_of_parts(self, conversions: Any) -> list[WeightConverter]:
         if not self.pre_quantized:
             return []
-        suffixes = {s for stored in self._sites.values() for s in stored.expected_parts() if s}
+        suffixes = {s for stored in self._sites.values() for s in stored.tensors if s}
         added = []
         for converter in conversions:
             if not isinstance(converter, WeightConverter):
@@ -351,7 +352,7 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             stored = self._quantizer._sites[name]
             matrix = stored.orientation.to_matrix(values)
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
-            result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
+            result |= {name + suffix: tensor for suffix, tensor in weight.tensors().items()}
         return result
 
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError
-from studentfloat.models.stream import StoredTensor, list_sound_tensors
+from studentfloat.models.layout1 import as_layout_2
+from studentfloat.models.stream import StoredTensor, list_sound_tensors, model_files
 from studentfloat.quantize.scheme import Scheme
-from studentfloat.quantize.stored import (
-    StoredWeight,
-    formats_of,
-    formats_to_json,
+from studentfloat.quantize.scheme_json import (
+    LayoutTables,
     lone_scheme_from_json,
     lone_scheme_to_json,
 )
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -37,19 +37,22 @@ __all__ = [
     "parse_layout",
     "read_raw",
     "sha256_of",
+    "sha256_of_settings",
     "write_layout",
 ]
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+_READ_VERSIONS = (1, LAYOUT_VERSION)
 METHOD = "studentfloat"
 CONFIG_KEY = "quantization_config"
 MANIFEST = "studentfloat.json"
 LAYOUT_KEYS = (
-    *("quant_method", "version", "formats", "schemes", "tensors"),
+    *("quant_method", "version", "formats", "schemes", "methods", "tensors"),
     *("activations", "kv_cache"),
 )
 INDEX = "model.safetensors.index.json"
 
+_DECIDES_NOTHING = ("_name_or_path", "transformers_version")
 _LARGEST_JSON = 256 << 20
 TORCH_TYPES = {
     "F64": torch.float64,
@@ -69,19 +72,12 @@ TORCH_TYPES = {
 
 def write_layout(tensors: Mapping[str, StoredWeight]) -> dict[str, Any]:
     """The ``quantization_config`` that describes these weights."""
-    formats: dict[str, Any] = {}
-    entries = {name: stored.to_json(formats) for name, stored in tensors.items()}
-    schemes: list[dict[str, Any]] = []
-    for entry in entries.values():
-        # Nearly all weights share a scheme; it is written once.
-        if entry["scheme"] not in schemes:
-            schemes.append(entry["scheme"])
-        entry["scheme"] = schemes.index(entry["scheme"])
+    tables = LayoutTables()
+    entries = {name: stored.to_json(tables) for name, stored in tensors.items()}
     return {
         "quant_method": METHOD,
         "version": LAYOUT_VERSION,
-        "formats": formats_to_json(formats),
-        "schemes": schemes,
+        **tables.to_json(),
         "tensors": entries,
     }
 
@@ -123,7 +119,7 @@ NO_COMPANIONS = Companions()
 
 
 def parse_layout(config: Any) -> dict[str, StoredWeight]:
-    """Read a ``quantization_config``.
+    """Read a ``quantization_config`` of this or an earlier layout.
 
     Raises
     ------
@@ -133,28 +129,23 @@ def parse_layout(config: Any) -> dict[str, StoredWeight]:
     if not isinstance(config, Mapping) or config.get("quant_method") != METHOD:
         raise ModelError(f"its {CONFIG_KEY} is not of quant_method {METHOD!r}")
     version = config.get("version")
-    if version != LAYOUT_VERSION:
+    if version not in _READ_VERSIONS or isinstance(version, bool):
         raise ModelError(
-            f"its packed layout has version {version!r}; this studentfloat reads {LAYOUT_VERSION}"
+            f"its packed layout has version {version!r}; this studentfloat reads "
+            f"{' and '.join(map(str, _READ_VERSIONS))}"
         )
     for key in config:
         if key not in LAYOUT_KEYS:
             raise ModelError(f"its {CONFIG_KEY} has {key!r}, which this version does not know")
     Companions.from_json(config)
-    formats = formats_of(config.get("formats"))
-    schemes, tensors = config.get("schemes"), config.get("tensors")
-    if not isinstance(schemes, list) or not isinstance(tensors, Mapping):
-        raise ModelError(f"its {CONFIG_KEY} lacks a list 'schemes' or a table 'tensors'")
-    found = {}
-    for name, entry in tensors.items():
-        if not isinstance(entry, Mapping):
-            raise ModelError(f"{name}: its entry in {CONFIG_KEY} is no table")
-        number = entry.get("scheme")
-        if not isinstance(number, int) or not 0 <= number < len(schemes):
-            raise ModelError(f"{name}: scheme {number!r} of {len(schemes)}")
-        data = {**entry, "scheme": schemes[number]}
-        found[str(name)] = StoredWeight.from_json(data, formats, str(name))
-    return found
+    data = as_layout_2(config) if version == 1 else config
+    tables, tensors = LayoutTables.from_json(data), data.get("tensors")
+    if not isinstance(tensors, Mapping):
+        raise ModelError(f"its {CONFIG_KEY} lacks a table 'tensors'")
+    return {
+        str(name): StoredWeight.from_json(entry, tables, str(name))
+        for name, entry in tensors.items()
+    }
 
 
 def read_raw(tensor: StoredTensor) -> Tensor:
@@ -199,6 +190,25 @@ def sha256_of(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+def sha256_of_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """A hash for each key of a ``config.json``, and of its ``quantization_config``.
+
+    Left out are the keys that decide no number: where a model came from, and which
+    transformers wrote it.
+    """
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if key == CONFIG_KEY and isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": _sha256_of_json(data) for inner, data in value.items()}
+        elif key not in _DECIDES_NOTHING:
+            found[key] = _sha256_of_json(value)
+    return found
+
+
+def _sha256_of_json(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class PackedCheckpoint:
     """A packed model's files.
@@ -237,19 +247,11 @@ class PackedCheckpoint:
             weights = parse_layout(config[CONFIG_KEY])
         except ModelError as error:
             raise ModelError(f"{directory}: {error}") from error
-        tensors = list_sound_tensors(_shards(directory))
-        files: dict[str, StoredTensor] = {}
-        for tensor in tensors:
-            if tensor.name in files:
-                raise ModelError(
-                    f"{tensor.name} is in two shards: {files[tensor.name].shard.name} and "
-                    f"{tensor.shard.name}"
-                )
-            files[tensor.name] = tensor
+        files = {tensor.name: tensor for tensor in list_sound_tensors(_shards(directory))}
         checkpoint = cls(directory, config, weights, files)
         for name, stored in weights.items():
-            for suffix, part in stored.expected_parts().items():
-                checkpoint._check_header(name + suffix, part.dtype, part.shape)
+            for suffix, tensor_spec in stored.tensors.items():
+                checkpoint._check_header(name + suffix, tensor_spec.dtype, tensor_spec.shape)
         return checkpoint
 
     def weight(self, name: str) -> QuantizedWeight:
@@ -261,14 +263,14 @@ class PackedCheckpoint:
             If a tensor of it is damaged or not what it must be; the message names it.
         """
         stored = self.weights[name]
-        parts = {s: read_raw(self.files[name + s]) for s in stored.expected_parts()}
-        stored.check(parts, name)
-        return stored.assemble(parts)
+        tensors = {s: read_raw(self.files[name + s]) for s in stored.tensors}
+        stored.check(tensors, name)
+        return stored.assemble(tensors)
 
     def plain_names(self) -> Iterator[str]:
         """Names of the tensors that are stored as they were."""
-        parts = {name + s for name, w in self.weights.items() for s in w.expected_parts()}
-        return (name for name in self.files if name not in parts)
+        packed = {name + s for name, w in self.weights.items() for s in w.tensors}
+        return (name for name in self.files if name not in packed)
 
     def _check_header(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         found = self.files.get(name)
@@ -282,21 +284,10 @@ class PackedCheckpoint:
 
 
 def _shards(directory: Path) -> list[Path]:
-    """The shards that the index names, or all; none may lie outside of the directory."""
-    index = directory / INDEX
-    if index.exists():
-        table = _read_table(index).get("weight_map")
-        if not isinstance(table, dict):
-            raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
-        names = sorted({str(name) for name in table.values()})
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ModelError(f"{index} names {name!r}, which is no shard beside it")
-        shards = [directory / name for name in names]
-    else:
-        shards = sorted(directory.glob("*.safetensors"))
+    """The one file or the shards that the index names; none may lie outside of the directory."""
+    shards = model_files(directory)
     if not shards:
-        raise ModelError(f"{directory} has no weights: no *.safetensors file")
+        raise ModelError(f"{directory} has no weights: neither model.safetensors nor {INDEX}")
     for shard in shards:
         if not shard.is_file():
             raise ModelError(f"{directory} lacks the shard {shard.name}")

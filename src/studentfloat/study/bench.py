@@ -13,7 +13,7 @@ from studentfloat.errors import ConfigError
 from studentfloat.evaluate import mean_and_error
 from studentfloat.models import ModelSource
 from studentfloat.progress import Progress, silent
-from studentfloat.quantize import Recipe, Scheme
+from studentfloat.quantize import Method, Scheme
 from studentfloat.records import (
     Baseline,
     FormatQuality,
@@ -127,7 +127,7 @@ class Bench:
     def quantize(
         self,
         scheme: Scheme,
-        recipe: Recipe,
+        method: Method,
         calibration: Calibration | None = None,
         progress: Progress = silent,
     ) -> Quantized:
@@ -140,15 +140,15 @@ class Bench:
         progress
             Told the share done of this, and what is being done.
         """
-        needs_inputs = recipe.needs_inputs or scheme.scale_rule.weighted
-        if recipe == Recipe() and not needs_inputs:
+        needs_inputs = method.needs_inputs(scheme)
+        if method == Method() and not needs_inputs:
             return self._round(scheme, progress)
         from studentfloat.models import quantize_model
 
         result = quantize_model(
             self.model,
             scheme,
-            recipe,
+            method,
             self._cut(calibration) if needs_inputs else None,
             embeddings=self._embeddings,
             head=self._head,
@@ -246,12 +246,12 @@ def quality_row(
     seconds: float = 0.0,
 ) -> FormatQuality:
     """The row of a table: what was asked, what quantizing did, how the model scored."""
-    scheme, recipe = request.scheme, request.recipe
+    scheme, method = request.scheme, request.method
     return FormatQuality(
         name=request.name,
-        method=recipe.name,
+        method=method.name,
         block_size=scheme.block_size,
-        scale_rule=recipe.scale_rule or scheme.scale_rule.name,
+        scale_rule=method.on_scheme(scheme).scale_rule.name,
         scale_dtype=scheme.scale_dtype_name,
         bits=scheme.format.bits,
         bits_per_weight=quantized.bits_per_weight,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from studentfloat.errors import ConfigError
 from studentfloat.formats import PUBLISHED_ELEVEN, Format
 from studentfloat.models import Trust
-from studentfloat.quantize import Recipe, Scheme, parse_method
+from studentfloat.quantize import Method, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.study.code_pairs import held_format
 from studentfloat.study.silicon import HardwareOptions
@@ -97,7 +97,7 @@ class Request:
 
     name: str
     scheme: Scheme
-    recipe: Recipe
+    method: Method
     note: str
     asked: Format
     """The format as it was asked for; the scheme's is rounded where silicon would round it."""
@@ -106,13 +106,14 @@ class Request:
     @property
     def needs_inputs(self) -> bool:
         """Whether it is calibrated."""
-        return self.recipe.needs_inputs or self.scheme.scale_rule.weighted
+        return self.method.needs_inputs(self.scheme)
 
     @property
     def unit_format(self) -> Format | None:
         """The one format that silicon could be made for; None where there are several."""
-        learns = self.recipe.codebooks or self.recipe.row_codebooks
-        return None if learns or self.scheme.alternatives else self.scheme.format
+        return (
+            None if self.method.learns_codebook or self.scheme.alternatives else self.scheme.format
+        )
 
     @property
     def address(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Request:
             "block_size": scheme.block_size,
             "scale_rule": scheme.scale_rule.name,
             "scale_dtype": scheme.scale_dtype_name,
-            "method": asdict(self.recipe),
+            "method": self.method.to_json(),
         }
 
 
@@ -135,8 +136,8 @@ def make_requests(options: CompareOptions) -> list[Request]:
     StudentFloatError
         If a format, rule or method is unknown, given twice, or does not go with another.
     """
-    recipes = [parse_method(method) for method in options.methods]
-    if not recipes:
+    methods = [parse_method(spelled) for spelled in options.methods]
+    if not methods:
         raise ConfigError("no methods: give at least one, such as --methods rtn,gptq")
     requests: list[Request] = []
     for spec in options.formats:
@@ -157,13 +158,13 @@ def make_requests(options: CompareOptions) -> list[Request]:
                 raise ConfigError(
                     f"two different formats are called {scheme.format_name!r}: rename one"
                 )
-        for recipe in recipes:
-            plain = recipe == Recipe()
-            row = shown if plain else f"{shown} {recipe.name}"
+        for method in methods:
+            plain = method == Method()
+            row = shown if plain else f"{shown} {method.name}"
             if row in {request.name for request in requests}:
                 what = f"format {shown!r}" if plain else f"row {row!r}"
                 raise ConfigError(f"{what} is given twice")
-            requests.append(Request(row, scheme, recipe, row_note(scheme), asked, lookup_bits))
+            requests.append(Request(row, scheme, method, row_note(scheme), asked, lookup_bits))
     if not requests:
         raise ConfigError("no formats to compare: give at least one, such as --formats nf4,sf4")
     return requests

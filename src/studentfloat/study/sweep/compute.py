@@ -186,7 +186,7 @@ class Laboratory:
         return self._loaded_tasks[name]
 
     def _laws(self, cell: PlannedCell, resolved: ResolvedModel) -> StudyCell:
-        from studentfloat.study.profile import profile_model
+        from studentfloat.profile.model import profile_model
 
         profile = profile_model(resolved.id, trust=self._options.trust)
         laws = []
@@ -290,7 +290,7 @@ class _Model:
     def quantize(self, variant: Variant) -> Quantized:
         """Put the weights in the variant's format."""
         assert variant.request is not None
-        return self.bench.quantize(variant.request.scheme, variant.request.recipe, self.calibration)
+        return self.bench.quantize(variant.request.scheme, variant.request.method, self.calibration)
 
     @property
     def has_original(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format, format_from_toml, resolve_format
-from studentfloat.quantize import Recipe, Scheme, parse_method
+from studentfloat.quantize import Method, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.records.study import StudyConfiguration
 from studentfloat.study.requests import Request, as_in_silicon, row_note, split_rule
@@ -147,7 +147,7 @@ def variants(options: StudyOptions) -> list[Variant]:
     StudentFloatError
         If a format, rule or method is unknown, or one does not go with another.
     """
-    recipes = [parse_method(method) for method in options.methods]
+    methods = [parse_method(spelled) for spelled in options.methods]
     found: list[Variant] = []
     files = {file.path: file.text for file in options.format_files}
     for settings, spec in product(options.schemes, options.formats):
@@ -163,23 +163,23 @@ def variants(options: StudyOptions) -> list[Variant]:
         width = None if options.hardware is None else options.hardware.lookup_bits
         asked = scheme.format
         scheme, lookup_bits = as_in_silicon(scheme, width)
-        base = Request("", scheme, Recipe(), row_note(scheme), asked, lookup_bits)
+        base = Request("", scheme, Method(), row_note(scheme), asked, lookup_bits)
         shown = f"{scheme.format_name}@{rule}" if rule else scheme.format_name
         own = _run_time(spec, formats, rule)
-        for recipe, activations, kv in product(recipes, options.activations, options.kv):
+        for method, activations, kv in product(methods, options.activations, options.kv):
             at_run_time = own if activations == "same" else _per_token(activations)
-            row = _row_name(options, shown, settings, recipe, activations=at_run_time[1], kv=kv)
+            row = _row_name(options, shown, settings, method, activations=at_run_time[1], kv=kv)
             fields = {
                 "name": row,
                 "format": shown,
-                "method": recipe.name,
+                "method": method.name,
                 "block_size": settings.block_size,
                 "scale_rule": rule or settings.scale_rule,
                 "scale_dtype": settings.scale_dtype,
                 "activations": at_run_time[1],
                 "kv": kv,
             }
-            request = replace(base, name=row, recipe=recipe)
+            request = replace(base, name=row, method=method)
             found.append(Variant(request, at_run_time[0], _per_token(kv)[0], fields))
     _check_names(found)
     return found
@@ -206,7 +206,7 @@ def _row_name(
     options: StudyOptions,
     shown: str,
     settings: SchemeSettings,
-    recipe: Recipe,
+    method: Method,
     *,
     activations: str | None,
     kv: str | None,
@@ -216,8 +216,8 @@ def _row_name(
     for key, sign in (("block_size", "b"), ("scale_rule", ""), ("scale_dtype", "")):
         if len({getattr(scheme, key) for scheme in options.schemes}) > 1:
             parts.append(f"{sign}{getattr(settings, key)}")
-    if recipe != Recipe():
-        parts.append(recipe.name)
+    if method != Method():
+        parts.append(method.name)
     if activations is not None:
         parts.append(f"a:{activations}")
     if kv is not None:
@@ -342,7 +342,7 @@ def _check_names(found: list[Variant]) -> None:
 def _cost(variant: Variant) -> tuple[bool, bool]:
     """Plain rounding first, calibrated methods last; else the order of the file."""
     assert variant.request is not None
-    return variant.needs_inputs, not variant.request.recipe.is_nearest
+    return variant.needs_inputs, not variant.request.method.only_rounds(variant.request.scheme)
 
 
 def digest(what: Any) -> str:
