@@ -164,7 +164,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts packed layers into a model, fills them from packed or from dense checkpoints."""
+    """Puts packed weights into a model, from packed or from dense checkpoints."""
 
     requires_calibration = False
     quantization_config: StudentFloatConfig
@@ -177,7 +177,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         self._types: dict[str, torch.dtype] = {}
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Leave it: packed layers run wherever they are put."""
+        """Leave it: packed weights multiply wherever they are put."""
         return device_map
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:

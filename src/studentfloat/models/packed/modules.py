@@ -139,7 +139,7 @@ def flat_state(model: nn.Module) -> dict[str, Tensor]:
     """A model's state with the stored tensors of packed weights, named as in a checkpoint."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
     for name, value in model.state_dict().items():
         parameter = parameters.get(name)
         if not isinstance(parameter, PackedTensor):

@@ -187,8 +187,8 @@ FUNCTIONS |= {
     torch.Tensor.swapaxes: _transpose,
     torch.t: _turn,
     torch.Tensor.t: _turn,
-    torch.Tensor.T.__get__: _turn,
-    torch.Tensor.mT.__get__: _turn_last,
+    torch.Tensor.T.__get__: _turn,  # type: ignore[attr-defined]
+    torch.Tensor.mT.__get__: _turn_last,  # type: ignore[attr-defined]
     torch.Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     torch.Tensor.data_ptr: lambda weight: weight.handle.data_ptr(),
 }

@@ -77,7 +77,7 @@ class PackedTensor(torch.Tensor):
         """Bytes that the stored tensors take."""
         return self.packing.nbytes
 
-    def dequantize(self) -> Tensor:  # type: ignore[override]
+    def dequantize(self) -> Tensor:
         """The numbers as an ordinary tensor, of this shape and type."""
         if torch.compiler.is_compiling() or self._packing is None:
             return operators.dense(self)
@@ -161,7 +161,7 @@ class PackedTensor(torch.Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """What reaches torch's own operators: copies and moves, else the numbers."""
@@ -185,7 +185,7 @@ def make(
     member: int | None = None,
     packing: Packing | None = None,
 ) -> PackedTensor:
-    made: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    made: Any = torch.Tensor._make_wrapper_subclass(
         PackedTensor, shape, dtype=dtype, device=device, requires_grad=False
     )
     made.handle, made.turned, made.member, made._packing = handle, turned, member, packing
