@@ -112,8 +112,16 @@ def assemble(
 
 
 def packed_tensors(model: nn.Module) -> dict[str, PackedTensor]:
-    """Every packed parameter in a model, once, by its full name."""
-    return {n: p for n, p in model.named_parameters() if isinstance(p, PackedTensor)}
+    """Every packed parameter in a model, once: by the name that others are tied to."""
+    found: dict[int, tuple[str, PackedTensor]] = {}
+    tied = getattr(model, "all_tied_weights_keys", {})
+    parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        if isinstance(parameter, PackedTensor):
+            known = found.get(id(parameter))
+            if known is None or (known[0] in tied and name not in tied):
+                found[id(parameter)] = (name, parameter)
+    return dict(found.values())
 
 
 def packed_weights(model: nn.Module) -> dict[str, StoredWeight]:
@@ -138,16 +146,14 @@ def dense_weights(model: nn.Module, dtype: torch.dtype | None) -> None:
 def flat_state(model: nn.Module) -> dict[str, Tensor]:
     """A model's state with the stored tensors of packed weights, named as in a checkpoint."""
     state: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    stored = packed_tensors(model)
     parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
     for name, value in model.state_dict().items():
-        parameter = parameters.get(name)
-        if not isinstance(parameter, PackedTensor):
-            state[name] = value
-        elif id(parameter) not in seen:
-            seen.add(id(parameter))
-            whole = _in_memory(model, name, parameter)
+        if name in stored:
+            whole = _in_memory(model, name, stored[name])
             state |= {name + suffix: part for suffix, part in whole.parts.items()}
+        elif not isinstance(parameters.get(name), PackedTensor):
+            state[name] = value
     return state
 
 
