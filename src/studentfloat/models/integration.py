@@ -239,10 +239,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         # Saved under the model's own names: undoing what joined single experts would split
         # codes, but not their scales.
         model._weight_conversions = []
-        tied = getattr(model, "all_tied_weights_keys", {})
-        packed = {
-            n: stored for n, stored in packed_in.packed_weights(model).items() if n not in tied
-        }
+        packed = packed_in.packed_weights(model)
         companions = self.quantization_config.companions.to_json()
         self.quantization_config.layout = {**write_layout(packed), **companions}
         return model
