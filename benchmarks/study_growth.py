@@ -30,8 +30,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from studentfloat.records import StudyCell
-from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
-from studentfloat.study.sweep.resolve import Resolution, ResolvedModel
+from studentfloat.study.plan import Plan, PlannedCell, make_plan
+from studentfloat.study.resolve import Resolution, ResolvedModel
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.study_file import parse_study
 from studentfloat.study.sweep.worker import work

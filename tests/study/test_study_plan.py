@@ -12,9 +12,9 @@ import pytest
 from studentfloat.errors import ConfigError, FailureError, FormatError, StudentFloatError
 from studentfloat.formats import Format, get_format, save_format
 from studentfloat.records import record_from_json, record_to_json
-from studentfloat.study.sweep.options import ORIGINAL, StudyOptions
-from studentfloat.study.sweep.plan import HARDWARE, LAWS, QUALITY, Plan, make_plan
-from studentfloat.study.sweep.resolve import Resolution, ResolvedModel
+from studentfloat.study.options import ORIGINAL, StudyOptions
+from studentfloat.study.plan import HARDWARE, LAWS, QUALITY, Plan, make_plan
+from studentfloat.study.resolve import Resolution, ResolvedModel
 from studentfloat.study.sweep.study_file import parse_study, read_study_file
 
 STUDIES = Path(__file__).parents[2] / "studies"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from studentfloat.study.sweep.plan import HARDWARE, LAWS, PlannedCell
+from studentfloat.study.plan import HARDWARE, LAWS, PlannedCell
 
 __all__ = ["Timings"]
 

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from studentfloat.errors import StudentFloatError
 from studentfloat.records import StudyCell
 from studentfloat.records.provenance import machine_facts
+from studentfloat.study.laboratory import Laboratory
+from studentfloat.study.plan import Plan, PlannedCell, make_plan
 from studentfloat.study.sweep.claims import Claims
-from studentfloat.study.sweep.compute import Laboratory
-from studentfloat.study.sweep.options import WorkSettings
-from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
+from studentfloat.study.sweep.settings import WorkSettings
+from studentfloat.study.sweep.shared import SharedOutputs
 from studentfloat.study.sweep.store import Store, StoreError
 
 __all__ = ["Queue", "Worked", "work"]
@@ -57,10 +58,17 @@ class Computes(Protocol):
         """Forget the state that the model is in."""
 
 
+Make = Callable[[Plan, Store, Claims, Callable[..., None]], Computes]
+
+
+def _laboratory(plan: Plan, store: Store, claims: Claims, say: Callable[..., None]) -> Laboratory:
+    return Laboratory(plan, share=SharedOutputs(store, claims), say=say)
+
+
 def work(
     directory: Path,
     settings: WorkSettings = _AS_USUAL,
-    laboratory: Callable[[Plan, Store, Claims, Callable[..., None]], Computes] = Laboratory,
+    laboratory: Make = _laboratory,
 ) -> Worked:
     """Compute cells of a study until none is left that nobody else computes.
 
