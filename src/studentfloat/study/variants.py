@@ -195,7 +195,7 @@ class _Spec:
             name=self._name(options, shown, recipe, activations=entering, kv=kv),
             format=shown,
             method=recipe.name,
-            block_size=self.settings.block_size,
+            block_size=self.scheme.block_size,
             scale_rule=self.rule or self.settings.scale_rule,
             scale_dtype=self.settings.scale_dtype,
             activations=entering,
