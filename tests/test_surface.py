@@ -16,11 +16,16 @@ SURFACE = {
         *("block_optimal", "e2m1_b", "e2m1_i", "format_from_toml", "format_to_toml"),
         *("get_format", "integer", "lloyd_max", "load_format", "minifloat", "normal_float"),
         *("power_density", "quantile_format", "resolve_format", "save_format", "student_float"),
+        *("CODES", "AnyFormat", "ByteSum", "Convolution", "DrawnTable", "E8Lattice", "Points"),
+        *("Table", "Trellis", "VectorFormat", "code_from_toml", "code_to_toml", "distortion"),
+        *("fit_points", "get_code", "get_trellis", "get_vectors", "resolve_code"),
+        "shannon_bound",
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
-        *("GPTQOptions", "GPTQResult", "LowRank", "Outliers", "QuantizedWeight", "gptq"),
-        *("METHOD_STEPS", "Recipe", "parse_method"),
+        *("GPTQOptions", "GPTQResult", "InputScale", "LowRank", "Outliers", "QuantizedWeight"),
+        "gptq",
+        *("METHOD_STEPS", "Method", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],
     "studentfloat.kernels": [

@@ -177,6 +177,17 @@ def test_records_say_what_happened() -> None:
     assert result.settings["calibration_windows"] == [3, 24]
 
 
+@pytest.mark.parametrize("method", ["smooth=0.5", "awq+gptq"])
+def test_a_scale_folded_into_a_weight_is_there_before_it_is_rounded(method: str) -> None:
+    model = loaded(tiny.llama)
+    result = quantize_model(model, SCHEME, method, windows())
+    notes = [note for record in result.records for note in record.notes]
+    assert any("folded into model.layers.0.mlp.up_proj" in note for note in notes)
+    for site in walk_weights(model.module)[0]:
+        stored = result.weights[site.name].dequantize()
+        assert torch.equal(site.parameter, stored), site.name
+
+
 def test_killed_it_ends_with_the_same_bytes() -> None:
     whole = quantize_model(loaded(tiny.llama), SCHEME, "gptq", windows())
     kept = []
@@ -285,9 +296,9 @@ def test_misuse() -> None:
     model = loaded(tiny.llama, tokenizer=tiny.byte_tokenizer())
     for method, message in (
         ("gtpq", "no step is called 'gtpq'"),
-        ("gptq+gptq", "two steps"),
+        ("gptq+gptq", "'gptq' is given twice"),
         ("rank=x", "a number from 1"),
-        ("mse+x2-mse", "two steps of the kind 'scale rule'"),
+        ("mse+x2-mse", "both a scale rule"),
     ):
         with pytest.raises(ConfigError, match=message):
             quantize_model(model, SCHEME, method)

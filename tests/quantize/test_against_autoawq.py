@@ -57,7 +57,7 @@ def test_the_same_inputs_give_the_same_output_error(quantizer, seed: int, block:
     statistics.add(inputs)
     scheme = Scheme(SYMMETRIC, block_size=block)
     scale = awq_scale([weight], scheme, statistics)
-    result = quantize_weight(weight, scheme, parse_method("awq"), statistics, input_scale=scale)
+    result = quantize_weight(weight, scheme, parse_method("awq"), statistics)
     ours = result.weight.dequantize()
     their_scale, theirs = their_awq(quantizer, weight, inputs, block)
     torch.testing.assert_close(scale, their_scale, rtol=1e-4, atol=0)

@@ -10,6 +10,7 @@ from studentfloat.quantize import Scheme, fake_quantize, parse_method
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.smoothing import awq_scale, clip_to_outputs, smoothquant_scale
+from studentfloat.quantize.transforms import ChannelScale
 
 
 def layer(seed: int = 0, width: int = 64):
@@ -87,17 +88,34 @@ def test_clipping_leaves_less_output_error() -> None:
     assert of(after).sum() < 0.95 * of(before).sum()
 
 
+def test_each_expert_is_clipped_by_its_own_inputs() -> None:
+    _, (weight, _), first = layer()
+    _, _, second = layer(seed=1)
+    hessian = torch.stack([first.hessian, second.hessian, torch.zeros(64, 64)])
+    experts = InputStatistics(hessian, *(torch.zeros(3, 64),) * 2, torch.tensor([400, 400, 0]))
+    scheme = Scheme("int3", 16)
+    clipped = clip_to_outputs(torch.stack([weight] * 3), scheme, experts)
+    assert torch.equal(clipped[0], clip_to_outputs(weight, scheme, first))
+    assert torch.equal(clipped[1], clip_to_outputs(weight, scheme, second))
+    assert torch.equal(clipped[2], weight)
+    assert not torch.equal(clipped[0], clipped[1])
+
+
 @pytest.mark.parametrize("method", ["awq", "smooth=0.5", "awq+gptq", "smooth=0.5+gptq"])
 def test_an_explicit_scale_keeps_the_product(method) -> None:
     """At eight bits the layer must compute what it did: weights and inputs scaled together."""
     x, (weight, _), inputs = layer()
     scale = smoothquant_scale([weight], inputs, 0.5)
     got = quantize_weight(
-        weight, Scheme("int8", 16), parse_method(method), inputs, input_scale=scale
+        weight,
+        Scheme("int8", 16),
+        parse_method(method),
+        inputs,
+        transforms=(ChannelScale(scale),),
     ).weight
     wanted = x @ weight.T
     torch.testing.assert_close(
-        (x / scale) @ got.scaled_weight().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02
+        (x / scale) @ got.product_matrix().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02
     )
     torch.testing.assert_close(
         x @ got.dequantize().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02

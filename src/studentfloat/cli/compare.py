@@ -73,9 +73,8 @@ _PIPE_WIDTH = 132
     "texts",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="UTF-8 text to measure on, or a data set as hub:owner/name,split=test,field=text; may be "
-    "given again, ranks are by the mean (default: the language reference in CPython, which is also "
-    "'--text default').",
+    help="Text to measure on: a UTF-8 file, a data set as hub:owner/name,split=test,field=text, or "
+    "a standard text: pydoc (default), articles; may be given again, ranks are by the mean.",
 )
 @click.option("--windows", default=12, show_default=True, help="How many windows of each text.")
 @click.option("--window-length", default=384, show_default=True, help="Tokens in a window.")
@@ -177,10 +176,10 @@ def _hardware(
     return None if asked is False else HardwareOptions((unit,), liberty, lookup_bits)
 
 
-def _texts(given: tuple[Path, ...]) -> tuple[str | None, ...]:
+def _texts(given: tuple[Path, ...]) -> tuple[str, ...]:
     from studentfloat.study.options import DEFAULT_TEXTS
 
-    return tuple(None if str(text) == "default" else str(text) for text in given) or DEFAULT_TEXTS
+    return tuple(map(str, given)) or DEFAULT_TEXTS
 
 
 def _formats(given: str | None) -> tuple[str, ...]:

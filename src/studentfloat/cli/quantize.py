@@ -71,13 +71,12 @@ def quantize(model: str, **options: Any) -> None:
     from studentfloat.models import calibrate_checkpoint, find_model, quantize_checkpoint
     from studentfloat.models.packed_files import Companions
     from studentfloat.quantize import Scheme, parse_method
-    from studentfloat.quantize.pipeline import working_scheme
 
     share = _share(options["shard"])
-    method = options["method"]
+    spelled = options["method"]
     if options["smooth"] is not None:
-        method += f"+smooth={options['smooth']}"
-    recipe = parse_method(method)
+        spelled += f"+smooth={options['smooth']}"
+    method = parse_method(spelled)
     scheme = Scheme(
         options["number_format"],
         block_size=options["block_size"],
@@ -91,21 +90,21 @@ def quantize(model: str, **options: Any) -> None:
         wanted["companions"] = Companions(
             _per_token(options["activations"]), _per_token(options["kv"])
         )
-        if recipe.is_nearest:
+        if method.only_rounds(scheme):
             done = quantize_checkpoint(
                 source,
-                working_scheme(scheme, recipe),
+                method.on_scheme(scheme),
                 options["output"],
                 share=share,
                 progress=progress,
                 **wanted,
             )
         else:
-            _refuse_share(share, method)
+            _refuse_share(share, spelled)
             done = calibrate_checkpoint(
                 source,
                 scheme,
-                recipe,
+                method,
                 options["output"],
                 calibration=_calibration(options),
                 progress=progress,

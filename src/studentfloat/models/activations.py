@@ -14,15 +14,11 @@ from studentfloat.errors import ConfigError, DataError
 from studentfloat.models.quantized import QuantizedModel
 from studentfloat.models.walk import WeightKind, WeightSite
 from studentfloat.quantize.accumulate import grid_integers, integer_matmul
-from studentfloat.quantize.rounding import level_values, nearest_level
+from studentfloat.quantize.blocks import block_parts, part_view
+from studentfloat.quantize.codebook.levels import format_levels
+from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
 from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
-from studentfloat.quantize.tensor import (
-    QuantizedTensor,
-    block_parts,
-    fake_quantize,
-    part_view,
-    quantize,
-)
+from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["ActivationScheme", "calibrate_ranges", "integer_linear", "quantized_activations"]
 
@@ -142,21 +138,15 @@ def quantized_activations(
     ranges
         For static ranges: from :func:`calibrate_ranges`.
     quantized
-        Its explicit input scales divide inputs before they are rounded, and multiply them
-        after, as the layer's weight (which holds their inverse) wants them.
+        Its explicit input transforms are applied to inputs before they are rounded, and undone
+        after, since the dense weight has them folded in.
 
     Yields
     ------
     list of str
         Names of weights whose inputs stay as they are, with the reason.
     """
-    scales: dict[str, Tensor] = {}
-    if quantized is not None:
-        scales = {
-            name: weight.input_scale
-            for name, weight in quantized.weights.items()
-            if weight.input_scale is not None
-        }
+    weights = {} if quantized is None else quantized.weights
     if how.ranges == "static":
         absent = [site.name for site in sites if site.name not in (ranges or {})]
         if absent:
@@ -164,11 +154,13 @@ def quantized_activations(
 
     def change(site: WeightSite, inputs: Tensor) -> Tensor:
         limit = None if ranges is None else ranges.get(site.name)
-        scale = scales.get(site.name)
-        if scale is None:
-            return how.apply(inputs, limit)
-        scale = scale.to(inputs.dtype)
-        return how.apply(inputs / scale, limit) * scale
+        transforms = weights[site.name].transforms if site.name in weights else ()
+        for transform in transforms:
+            inputs = transform.transform(inputs)
+        rounded = how.apply(inputs, limit)
+        for transform in reversed(transforms):
+            rounded = transform.undo(rounded)
+        return rounded
 
     left = [
         f"{site.name}: {site.kind.value}, its inputs stay as they are"
@@ -214,7 +206,7 @@ def integer_linear(
             f"activations in blocks of {scheme.block_size} against weights in blocks of "
             f"{weight.scheme.block_size}: sums in integers need equal blocks"
         )
-    if weight.scheme.alternatives or scheme.alternatives or weight.row_tables is not None:
+    if len(weight.scheme.formats) + len(scheme.formats) > 2 or weight.row_tables is not None:
         raise ConfigError("sums in integers take one format each for activations and weights")
     rounded = quantize(inputs, scheme, name="activations")
     left, right = _integers(rounded), _integers(weight)
@@ -245,8 +237,8 @@ def _to_static_range(inputs: Tensor, scheme: Scheme, limit: float) -> Tensor:
     if scale == 0:
         return torch.zeros_like(inputs)
     numbers = inputs.float() / scale
-    levels = level_values(number_format, numbers.dtype, numbers.device)
-    return (levels[nearest_level(numbers, number_format).int()] * scale).to(inputs.dtype)
+    levels = format_levels(number_format, numbers.dtype, numbers.device)
+    return (levels.round(numbers) * scale).to(inputs.dtype)
 
 
 def _clip_to_quantile(inputs: Tensor, scheme: Scheme, quantile: float) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from studentfloat.errors import FailureError
+from studentfloat.errors import ConfigError, FailureError
 from studentfloat.models.blocks import BlockRunner, find_blocks
 from studentfloat.models.calibration import Calibration, CalibrationWindows, experts_one_by_one
 from studentfloat.models.fold import fold_scale
@@ -22,26 +22,26 @@ from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.method import Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
-from studentfloat.quantize.pipeline import (
-    check_recipe,
-    quantize_weight,
-    working_scheme,
-)
-from studentfloat.quantize.recipe import Recipe, parse_method
+from studentfloat.quantize.pipeline import quantize_weight
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.smoothing import awq_scale, smoothquant_scale
-from studentfloat.quantize.tensor import fake_quantize
+from studentfloat.quantize.steps.state import SharedInput
+from studentfloat.quantize.transforms import ChannelScale, InputTransform
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
 
 __all__ = ["ModelQuantizer", "quantize_model"]
 
+# A site's name, its weight, and what there is to tell of it.
+_Done = tuple[str, QuantizedWeight, TensorQuantization]
+
 
 def quantize_model(
     model: LoadedModel | str,
     scheme: Scheme,
-    method: str | Recipe = "gptq",
+    method: str | Method = "gptq",
     calibration: Calibration | CalibrationWindows | None = None,
     *,
     smooth: float | None = None,
@@ -62,7 +62,7 @@ def quantize_model(
     scheme
         What to.
     method
-        A recipe or its spelling: see :func:`~studentfloat.quantize.parse_method`.
+        A method or its spelling: see :func:`~studentfloat.quantize.parse_method`.
     calibration
         Text, or windows already cut. By default :class:`Calibration`'s own. Not read where
         the method does without.
@@ -93,11 +93,15 @@ def quantize_model(
     if isinstance(model, str):
         progress(0.0, f"loading {model}")
         model = load_model(find_model(model))
-    recipe = parse_method(method, gptq) if isinstance(method, str) else method
+    if isinstance(method, str):
+        method = parse_method(method, gptq)
     if smooth is not None:
-        recipe = parse_method(f"{recipe.name}+smooth={smooth}", gptq)
+        spelled = f"smooth={smooth}"
+        method = Method(
+            f"{method.name}+{spelled}", (*method.steps, *parse_method(spelled).transforms)
+        )
     work = ModelQuantizer(
-        model, scheme, recipe, calibration, embeddings=embeddings, head=head, progress=progress
+        model, scheme, method, calibration, embeddings=embeddings, head=head, progress=progress
     )
     blocks: list[QuantizedBlock] = []
     for block in work.run(finished):
@@ -117,7 +121,7 @@ class ModelQuantizer:
         self,
         model: LoadedModel,
         scheme: Scheme,
-        recipe: Recipe,
+        method: Method,
         calibration: Calibration | CalibrationWindows | None = None,
         *,
         embeddings: bool = False,
@@ -126,15 +130,19 @@ class ModelQuantizer:
         progress: Progress = silent,
     ) -> None:
         self._residency = residency or everything_resident(model.module)
-        check_recipe(recipe, scheme)
+        method.check(scheme)
+        if method.needs_gradients:
+            raise ConfigError(
+                f"method {method.name!r} needs gradients, which calibrating block by block does "
+                "not compute"
+            )
         self._module, self._loaded = model.module, model
-        self._scheme, self._recipe, self._progress = scheme, recipe, progress
+        self._scheme, self._method, self._progress = scheme, method, progress
         found = walk_weights(model.module, embeddings=embeddings, head=head)
         self.sites: list[WeightSite] = found[0]
         self.skipped: list[SkippedTensor] = found[1]
-        needs_inputs = recipe.needs_inputs or working_scheme(scheme, recipe).scale_rule.weighted
         self._windows: CalibrationWindows | None = None
-        if needs_inputs:
+        if method.needs_inputs(scheme):
             chosen = calibration or Calibration()
             self._windows = chosen.cut(model) if isinstance(chosen, Calibration) else chosen
 
@@ -143,7 +151,8 @@ class ModelQuantizer:
         """All that the result depends on beside the model and the scheme, as plain data."""
         windows = self._windows
         return {
-            "recipe": asdict(self._recipe),
+            "method": self._method.name,
+            "steps": self._method.to_json(),
             "calibration": None if windows is None else windows.source,
             "calibration_sha256": None if windows is None else windows.sha256,
             "calibration_windows": None if windows is None else list(windows.tokens.shape),
@@ -153,7 +162,7 @@ class ModelQuantizer:
         """The blocks that :meth:`run` gave, put together."""
         return QuantizedModel(
             self._scheme,
-            self._recipe.name,
+            self._method.name,
             tuple(blocks),
             skipped=tuple(self.skipped),
             settings=self.settings,
@@ -180,7 +189,7 @@ class ModelQuantizer:
                 yield self._replay(finished[i], name, sites)
                 continue
             with self._residency.held(name):
-                done = [self._quantize(site, None, None, ()) for site in sites]
+                done = [self._quantize(site, _Fed(None)) for site in sites]
             yield _block(name, done)
 
     def _run_calibrated(
@@ -226,56 +235,52 @@ class ModelQuantizer:
     ) -> QuantizedBlock:
         """Choose input scales, fold them where that is right, then quantize every weight."""
         groups = input_groups(listener, sites)
-        scales: dict[str, _Scaled] = {}
-        changed: dict[int, nn.Parameter] = {}
-        if self._recipe.smooth is not None or self._recipe.awq:
-            for group in groups:
-                scaled = self._scale(name, group, listener, block, run)
-                if scaled is None:
-                    continue
-                scales.update({site.name: scaled for site in group})
-                changed.update({id(p): p for p in scaled.parameters})
-        done: dict[str, tuple[str, QuantizedWeight, TensorQuantization]] = {}
-        for site in (site for group in groups for site in group):
-            unheard = listener.unheard.get(site.name)
-            notes = () if unheard is None else (unheard,)
-            inputs = listener.statistics.get(site.name)
-            scale = None
-            if site.name in scales:
-                scaled = scales[site.name]
-                inputs, scale = scaled.inputs, scaled.explicit
-                notes = (*notes, scaled.note)
-            done[site.name] = self._quantize(site, inputs, scale, notes)
+        # All before any is quantized: a transform may be folded into another group's weight.
+        fed = [self._transform(name, group, listener, block, run) for group in groups]
+        changed = {id(p): p for one in fed for p in one.changed}
+        done: dict[str, _Done] = {}
+        for group, one in zip(groups, fed, strict=True):
+            for site in group:
+                unheard = listener.unheard.get(site.name)
+                notes = one.notes if unheard is None else (unheard, *one.notes)
+                done[site.name] = self._quantize(site, replace(one, notes=notes))
         return _block(name, [done[site.name] for site in sites], self._named(changed, sites))
 
-    def _scale(
+    def _transform(
         self,
         name: str,
         group: list[WeightSite],
         listener: InputListener,
         block: nn.Module | None,
         run: Callable[[], Tensor] | None,
-    ) -> _Scaled | None:
-        """The scale of one input, and where it went."""
+    ) -> _Fed:
+        """What a group of weights is fed with, after what was folded of the method's transforms.
+
+        A transform is folded into the block where that is right, else it is left to the layer.
+        """
         inputs = listener.statistics.get(group[0].name)
         if inputs is None or not inputs.count:
-            return None
-        weights = [site.matrix(site.parameter.detach()) for site in group]
-        if self._recipe.awq:
-            scale = awq_scale(weights, working_scheme(self._scheme, self._recipe), inputs)
-        else:
-            assert self._recipe.smooth is not None
-            scale = smoothquant_scale(weights, inputs, self._recipe.smooth)
-        if bool((scale == 1).all()):
-            return _Scaled(inputs, None, "no input scale was better than none")
-        fold = None
-        if block is not None and run is not None:
-            fold = fold_scale(block, name, group, scale, run)
-        if fold is None:
-            return _Scaled(inputs, scale, "input scale kept explicit")
-        return _Scaled(
-            inputs.scaled(scale), None, f"input scale folded into {fold.into}", fold.parameters
-        )
+            return _Fed(inputs)
+        fed = _Fed(inputs)
+        scheme = self._method.on_scheme(self._scheme)
+        weights = tuple(site.matrix(site.parameter.detach()) for site in group)
+        shared = SharedInput(weights, inputs, scheme)
+        for step in self._method.transforms:
+            found = step.find(shared)
+            if found is None:
+                fed = fed.noted("no input scale was better than none")
+                continue
+            shared = shared.transformed(found)
+            fold = None
+            if isinstance(found, ChannelScale) and block is not None and run is not None:
+                fold = fold_scale(block, name, group, found.scale, run)
+            if fold is None:
+                fed = replace(fed, explicit=(*fed.explicit, found))
+                fed = fed.noted("input scale kept explicit")
+            else:
+                fed = replace(fed, inputs=shared.inputs, changed=(*fed.changed, *fold.parameters))
+                fed = fed.noted(f"input scale folded into {fold.into}")
+        return fed
 
     def _named(
         self, changed: Mapping[int, nn.Parameter], sites: list[WeightSite]
@@ -287,28 +292,27 @@ class ModelQuantizer:
             if id(parameter) in changed and id(parameter) not in weights
         }
 
-    def _quantize(
-        self,
-        site: WeightSite,
-        inputs: InputStatistics | None,
-        input_scale: Tensor | None,
-        notes: tuple[str, ...],
-    ) -> tuple[str, QuantizedWeight, TensorQuantization]:
+    def _quantize(self, site: WeightSite, fed: _Fed) -> _Done:
         started = time.monotonic()
         before = site.matrix(site.parameter.detach()).clone().contiguous()
         result = quantize_weight(
-            before, self._scheme, self._recipe, inputs, input_scale=input_scale, name=site.name
+            before,
+            self._scheme,
+            self._method,
+            fed.inputs,
+            transforms=fed.explicit,
+            name=site.name,
         )
         seconds = time.monotonic() - started
         after = result.weight.dequantize()
         site.apply(lambda _: after)
-        errors = _errors(before, after, inputs, self._scheme)
+        errors = _errors(before, after, fed.inputs, self._scheme)
         record = weight_record(
             site.name,
             result.weight,
             result.method,
             kind=site.role,
-            notes=(*notes, *result.notes),
+            notes=(*fed.notes, *result.notes),
             seconds=round(seconds, 3),
             **errors,
         )
@@ -341,18 +345,22 @@ class ModelQuantizer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled:
-    """What a smoothed input looks like, and the scale that is left for the layer to divide by."""
+class _Fed:
+    """What weights are fed with, transforms left for the layer, and parameters that changed."""
 
-    inputs: InputStatistics
-    explicit: Tensor | None
-    note: str
-    parameters: tuple[nn.Parameter, ...] = ()
+    inputs: InputStatistics | None
+    explicit: tuple[InputTransform, ...] = ()
+    changed: tuple[nn.Parameter, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def noted(self, note: str) -> _Fed:
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
 
 
 def _block(
     name: str,
-    done: Sequence[tuple[str, QuantizedWeight, TensorQuantization]],
+    done: Sequence[_Done],
     changed: Mapping[str, Tensor] | None = None,
 ) -> QuantizedBlock:
     weights = {site: weight for site, weight, _ in done}

@@ -34,7 +34,7 @@ from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors, spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
-from studentfloat.quantize.recipe import Recipe
+from studentfloat.quantize.method import Method
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
@@ -49,7 +49,7 @@ _CALIBRATED_FROM = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def calibrate_checkpoint(
     source: ModelSource,
     scheme: Scheme,
-    recipe: Recipe,
+    method: Method,
     directory: Path,
     *,
     calibration: Calibration | None = None,
@@ -64,7 +64,7 @@ def calibrate_checkpoint(
     ----------
     source
         From :func:`~studentfloat.models.find_model`.
-    scheme, recipe
+    scheme, method
         What to, and how.
     directory
         Where to: new, empty, or that of the same run interrupted, which goes on.
@@ -94,7 +94,7 @@ def calibrate_checkpoint(
     work = ModelQuantizer(
         model,
         scheme,
-        recipe,
+        method,
         calibration,
         embeddings=embeddings,
         head=head,
@@ -175,16 +175,22 @@ class _Packing:
         kind = TORCH_TYPES.get(tensor.dtype, torch.float32)
         return kind if kind in _CALIBRATED_FROM else torch.float32
 
-    def _stored(self, name: str, weight: QuantizedWeight) -> tuple[StoredWeight, QuantizedWeight]:
+    def _stored(
+        self, name: str, weight: QuantizedWeight, method: str
+    ) -> tuple[StoredWeight, QuantizedWeight]:
         site = self._sites[name]
         # Calibrating is done in float32; what was quantized is of the checkpoint's type.
         typed = replace(weight, base=replace(weight.base, dtype=self._dtype(name)))
         shape = tuple(site.parameter.shape)
-        return StoredWeight.of(typed, shape, orientation_of(site.kind)), typed
+        return StoredWeight.of(typed, shape, orientation_of(site.kind), method=method), typed
 
     def shard(self, block: QuantizedBlock) -> Shard:
         """What a block's shard holds: its weights, and parameters that the method changed."""
-        weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
+        methods = {record.name: record.method for record in block.records}
+        weights = {
+            self.stored_name(n): self._stored(n, w, methods.get(n, ""))
+            for n, w in block.weights.items()
+        }
         plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
         records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
         return Shard(weights, plain, records, (), tuple(plain))
@@ -220,9 +226,9 @@ class _Packing:
         by_name = {self.stored_name(parameter): parameter for parameter in self._names()}
         weights = {}
         for stored_name, stored in layout.items():
-            parts = {s: read_raw(files.pop(stored_name + s)) for s in stored.expected_parts()}
-            stored.check(parts, stored_name)
-            weight = stored.assemble(parts)
+            tensors = {s: read_raw(files.pop(stored_name + s)) for s in stored.tensors}
+            stored.check(tensors, stored_name)
+            weight = stored.assemble(tensors)
             # As in the run that made it: values are put back in float32.
             plain = replace(weight, base=replace(weight.base, dtype=torch.float32))
             weights[by_name[stored_name]] = plain

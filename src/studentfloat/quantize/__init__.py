@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.method import METHOD_STEPS, Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
-from studentfloat.quantize.recipe import METHOD_STEPS, Recipe, parse_method
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
-    from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
+    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
+    from studentfloat.quantize.rounding.gptq import GPTQResult, gptq
+    from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
     from studentfloat.quantize.scales import block_scales
-    from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
-    from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
+    from studentfloat.quantize.tensor import QuantizedTensor
+    from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
     "METHOD_STEPS",
@@ -28,11 +30,12 @@ __all__ = [
     "TENSOR",
     "GPTQOptions",
     "GPTQResult",
+    "InputScale",
     "LowRank",
+    "Method",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
-    "Recipe",
     "Scheme",
     "block_scales",
     "fake_quantize",
@@ -45,15 +48,16 @@ __all__ = [
 
 _HOMES = {
     "QuantizedTensor": "tensor",
-    "quantize": "tensor",
-    "fake_quantize": "tensor",
+    "quantize": "rounding.nearest",
+    "fake_quantize": "rounding.nearest",
     "block_scales": "scales",
     "pack_codes": "packing",
     "unpack_codes": "packing",
-    "GPTQResult": "feedback",
-    "gptq": "feedback",
-    "LowRank": "weight",
-    "Outliers": "weight",
+    "GPTQResult": "rounding.gptq",
+    "gptq": "rounding.gptq",
+    "InputScale": "parts",
+    "LowRank": "parts",
+    "Outliers": "parts",
     "QuantizedWeight": "weight",
 }
 

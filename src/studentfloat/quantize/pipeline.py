@@ -1,24 +1,21 @@
-"""The one pipeline that every method is: a recipe's steps on one matrix."""
+"""The one pipeline that every method is: its steps on one matrix."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from studentfloat.errors import ConfigError
-from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
-from studentfloat.quantize.corrections import choose_outliers, low_rank_correction, set_aside
-from studentfloat.quantize.feedback import gptq
 from studentfloat.quantize.inputs import InputStatistics
-from studentfloat.quantize.recipe import Recipe
-from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.smoothing import clip_to_outputs
-from studentfloat.quantize.tensor import QuantizedTensor, quantize, quantize_to_tables
-from studentfloat.quantize.weight import Outliers, QuantizedWeight
+from studentfloat.quantize.method import Method, without_inputs
+from studentfloat.quantize.parts import InputScale, Part
+from studentfloat.quantize.scheme import Scheme
+from studentfloat.quantize.steps.state import SharedInput, WeightState
+from studentfloat.quantize.transforms import ChannelScale, InputTransform
+from studentfloat.quantize.weight import QuantizedWeight
 
-__all__ = ["MethodResult", "quantize_weight", "working_scheme"]
+__all__ = ["MethodResult", "quantize_weight"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,29 +27,16 @@ class MethodResult:
     notes: tuple[str, ...] = ()
 
 
-def working_scheme(scheme: Scheme, recipe: Recipe) -> Scheme:
-    """The scheme with the recipe's scale rule.
-
-    Raises
-    ------
-    ConfigError
-        If both name a search, and another one.
-    """
-    if recipe.scale_rule is None or recipe.scale_rule == scheme.scale_rule.name:
-        return scheme
-    return replace_scheme(scheme, scale_rule=recipe.scale_rule)
-
-
 def quantize_weight(
     weight: Tensor,
     scheme: Scheme,
-    recipe: Recipe,
+    method: Method,
     inputs: InputStatistics | None = None,
     *,
-    input_scale: Tensor | None = None,
+    transforms: Sequence[InputTransform] | None = None,
     name: str = "weight",
 ) -> MethodResult:
-    """Quantize one matrix by a recipe.
+    """Quantize one matrix by a method.
 
     Parameters
     ----------
@@ -60,97 +44,60 @@ def quantize_weight(
         Of shape ``(..., in_features)``, floating point, finite.
     scheme
         What to, with blocks along the last axis.
-    recipe
-        How. Its input scales are chosen beforehand, for all weights that share an input:
-        see :mod:`studentfloat.quantize.smoothing`.
+    method
+        How.
     inputs
-        What the layer is fed with, before any input scale; None or without tokens rounds
-        to nearest, and says so.
-    input_scale
-        float32, of shape ``(in_features,)``: what inputs are divided by, and the weight
-        multiplied with before it is quantized.
+        What the layer is fed with, before any transform; None or without tokens rounds to
+        nearest where the method needs inputs, and says so.
+    transforms
+        Of the input, in the order in which they are applied to it, where they were chosen
+        beforehand for all weights that share it; None lets the method choose for this one.
     """
-    scheme = working_scheme(scheme, recipe)
+    scheme = method.on_scheme(scheme)
     notes: list[str] = []
     if inputs is not None and not inputs.count:
         inputs = None
-    if inputs is None and (recipe.needs_inputs or scheme.scale_rule.weighted):
+    if inputs is None and method.needs_inputs(scheme):
         notes.append("no input seen: rounded to nearest")
-        recipe, scheme = _without_inputs(recipe, scheme)
-    if input_scale is not None:
-        weight = weight * input_scale.to(weight.dtype)
-        inputs = None if inputs is None else inputs.scaled(input_scale)
+        scheme, method = without_inputs(scheme)
+    if transforms is None:
+        transforms = tuple(_transforms(method, SharedInput((weight,), inputs, scheme)))
+    for transform in transforms:
+        weight = transform.on_weight(weight)
+        inputs = None if inputs is None else transform.on_statistics(inputs)
     notes += _idle_experts(inputs)
-    if recipe.clip and recipe.rounding == "nearest" and weight.dim() == 2 and inputs is not None:
-        weight = clip_to_outputs(weight, scheme, inputs)
-    keep = choose_outliers(weight, recipe.outliers, inputs) if recipe.outliers else None
-    base, outliers, said = _round(weight, keep, scheme, recipe, inputs, name=name)
-    notes += said
-    low_rank = None
-    if recipe.rank:
-        residual = weight - base.dequantize()
-        if keep is not None:
-            residual = residual.masked_fill(keep, 0)
-        low_rank = low_rank_correction(residual, recipe.rank, inputs, bits=recipe.rank_bits)
-    result = QuantizedWeight(base, low_rank, outliers, input_scale)
-    return MethodResult(result, recipe.name, tuple(notes))
+    state = WeightState(
+        name,
+        weight,
+        scheme,
+        method.steps,
+        inputs=inputs,
+        transforms=tuple(transforms),
+        notes=tuple(notes),
+    )
+    for step in method.steps:
+        state = step.apply(state)
+    return MethodResult(_put_together(state), method.name, state.notes)
 
 
-def _round(
-    weight: Tensor,
-    keep: Tensor | None,
-    scheme: Scheme,
-    recipe: Recipe,
-    inputs: InputStatistics | None,
-    *,
-    name: str,
-) -> tuple[QuantizedTensor, Outliers | None, tuple[str, ...]]:
-    """Codes of the weight, what is kept aside of it, and notes."""
-    energy = None if inputs is None else _row_weights(inputs.energy, weight)
-    weights = energy if scheme.scale_rule.weighted else None
-    rest = weight if keep is None else weight.masked_fill(keep, 0)
-    tables = None
-    if recipe.codebooks:
-        scheme = learn_codebooks(rest, scheme, recipe.codebooks, weights=weights)
-    if recipe.row_codebooks:
-        tables = learn_row_tables(rest, scheme, weights=energy)
-    if recipe.rounding == "gptq":
-        assert inputs is not None
-        result = gptq(
-            weight,
-            inputs.hessian,
-            scheme,
-            options=recipe.gptq,
-            row_tables=tables,
-            keep=keep,
-            name=name,
-        )
-        kept = (
-            None
-            if keep is None
-            else set_aside(weight if result.kept is None else result.kept, keep)
-        )
-        return result.tensor, kept, result.notes
-    kept = None if keep is None else set_aside(weight, keep)
-    if tables is not None:
-        base = quantize_to_tables(rest, scheme, tables, weights=weights, name=name)
-    else:
-        base = quantize(rest, scheme, weights=weights, name=name)
-    return base, kept, ()
+def _transforms(method: Method, shared: SharedInput) -> Iterator[InputTransform]:
+    """Those of an input that one weight has to itself."""
+    for step in method.transforms:
+        found = step.find(shared)
+        if found is not None:
+            shared = shared.transformed(found)
+            yield found
 
 
-def _row_weights(energy: Tensor, weight: Tensor) -> Tensor:
-    """Energies per channel (and expert) against a matrix; relative, so that none overflows."""
-    relative = energy / energy.amax(dim=-1, keepdim=True).clamp(min=1e-30)
-    if relative.dim() == 2:
-        relative = relative[:, None, :]
-    return relative.to(weight.dtype if weight.dtype == torch.float64 else torch.float32)
-
-
-def _without_inputs(recipe: Recipe, scheme: Scheme) -> tuple[Recipe, Scheme]:
-    scheme = scheme.unweighted
-    name = "rtn" if scheme.scale_rule.name == "absmax" else scheme.scale_rule.name
-    return Recipe(name=name), scheme
+def _put_together(state: WeightState) -> QuantizedWeight:
+    assert state.base is not None
+    scale = None
+    for transform in state.transforms:
+        assert isinstance(transform, ChannelScale)
+        scale = transform.scale if scale is None else scale * transform.scale
+    given = (state.low_rank, state.outliers, None if scale is None else InputScale(scale))
+    parts: tuple[Part, ...] = tuple(part for part in given if part is not None)
+    return QuantizedWeight(state.base, parts)
 
 
 def _idle_experts(inputs: InputStatistics | None) -> list[str]:
@@ -161,12 +108,3 @@ def _idle_experts(inputs: InputStatistics | None) -> list[str]:
         return []
     listed = ", ".join(map(str, idle))
     return [f"experts without tokens, rounded to nearest: {listed}"]
-
-
-def check_recipe(recipe: Recipe, scheme: Scheme) -> None:
-    """Refuse what cannot go together before anything is loaded."""
-    if recipe.row_codebooks and scheme.alternatives:
-        raise ConfigError(
-            f"method {recipe.name!r} learns one codebook per row: the scheme must have one "
-            f"format, not {scheme.format_name}"
-        )

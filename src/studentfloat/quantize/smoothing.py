@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from studentfloat.quantize.blocks import block_parts, part_view
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.tensor import block_parts, fake_quantize, part_view
 
 __all__ = ["awq_scale", "clip_to_outputs", "smoothquant_scale"]
 
@@ -93,7 +94,8 @@ def clip_to_outputs(weight: Tensor, scheme: Scheme, inputs: InputStatistics) -> 
     Parameters
     ----------
     weight
-        Of shape ``(out_features, in_features)``.
+        Of shape ``(out_features, in_features)``, or ``(experts, out_features, in_features)``
+        with inputs of the experts' own; an expert without inputs stays as it is.
     scheme, inputs
         As for :func:`awq_scale`.
 
@@ -102,8 +104,16 @@ def clip_to_outputs(weight: Tensor, scheme: Scheme, inputs: InputStatistics) -> 
     The search for clipping in the code of arXiv 2306.00978, with the outputs' error taken
     from second moments instead of sampled inputs.
     """
+    if weight.dim() == 3:
+        hessians = inputs.hessian.expand(len(weight), -1, -1)
+        clipped = [_clip_matrix(w, scheme, h) for w, h in zip(weight, hessians, strict=True)]
+        return torch.stack(clipped)
+    return _clip_matrix(weight, scheme, inputs.hessian)
+
+
+def _clip_matrix(weight: Tensor, scheme: Scheme, hessian: Tensor) -> Tensor:
     result = weight.clone().float().contiguous()
-    hessian = inputs.hessian.float()
+    hessian = hessian.float()
     for part in block_parts(weight.shape[-1], scheme):
         original = part_view(weight.float().contiguous(), part)
         columns = torch.arange(part.start, part.stop).reshape(-1, part.size)

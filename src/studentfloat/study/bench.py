@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from studentfloat.errors import ConfigError
 from studentfloat.models import ModelSource
 from studentfloat.progress import Progress, silent
-from studentfloat.quantize import Recipe, Scheme
+from studentfloat.quantize import Method, Scheme
 from studentfloat.records import (
     Baseline,
     Configuration,
@@ -129,7 +129,7 @@ class Bench:
     def quantize(
         self,
         scheme: Scheme,
-        recipe: Recipe,
+        method: Method,
         calibration: Calibration | None = None,
         progress: Progress = silent,
     ) -> Quantized:
@@ -142,15 +142,15 @@ class Bench:
         progress
             Told the share done of this, and what is being done.
         """
-        needs_inputs = recipe.needs_inputs or scheme.scale_rule.weighted
-        if recipe == Recipe() and not needs_inputs:
+        needs_inputs = method.needs_inputs(scheme)
+        if method == Method() and not needs_inputs:
             return self._round(scheme, progress)
         from studentfloat.models import quantize_model
 
         result = quantize_model(
             self.model,
             scheme,
-            recipe,
+            method,
             self._cut(calibration) if needs_inputs else None,
             embeddings=self._embeddings,
             head=self._head,

@@ -348,7 +348,7 @@ class _Model:
             )
             done = share
 
-        return self.bench.quantize(variant.scheme, variant.recipe, self.calibration, progress)
+        return self.bench.quantize(variant.scheme, variant.method, self.calibration, progress)
 
     def has_original(self, text: int) -> bool:
         """Whether :meth:`original` is at hand already."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from studentfloat.errors import ConfigError
 from studentfloat.formats import PUBLISHED_ELEVEN
 from studentfloat.models import Trust
+from studentfloat.models.standard_texts import EVALUATION_TEXTS
 from studentfloat.records import Configuration
 
 __all__ = [
@@ -34,8 +35,8 @@ __all__ = [
 DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
 """The paper's eleven, super-range scaled as it should be, and a derived codebook (ν = 11 is the
 embedded model's own, about)."""
-DEFAULT_TEXTS: tuple[str | None, ...] = (None,)
-"""What quality is measured on; None is the text that every CPython carries."""
+DEFAULT_TEXTS: tuple[str, ...] = EVALUATION_TEXTS[:1]
+"""What quality is measured on."""
 EXCLUDABLE = (
     *("model", "format", "method", "block_size", "scale_rule", "scale_dtype"),
     *("activations", "kv", "evaluation"),
@@ -70,13 +71,13 @@ class QualitySettings:
     Attributes
     ----------
     texts
-        Files or data sets of the hub; None is the text that every CPython carries. Without any,
-        weight errors alone are measured, and no model is run.
+        As for :func:`~studentfloat.models.text.load_text`. Without any, weight errors alone are
+        measured, and no model is run.
     windows, window_length
         How many of each text, and tokens in each.
     """
 
-    texts: tuple[str | None, ...] = DEFAULT_TEXTS
+    texts: tuple[str, ...] = DEFAULT_TEXTS
     windows: int = 12
     window_length: int = 384
 
@@ -237,8 +238,7 @@ class CompareOptions:
     kv
         The same for the key-value cache: see :class:`~studentfloat.models.KVCacheScheme`.
     texts
-        Files or data sets; None is the text that every CPython carries. Rows are ranked by their
-        mean.
+        As for :func:`~studentfloat.models.text.load_text`. Rows are ranked by their mean.
     windows, window_length
         How many of each text, and tokens in each.
     weights_only
@@ -262,7 +262,7 @@ class CompareOptions:
     block_size: int | str = 128
     scale_rule: str = "absmax"
     scale_dtype: str = "bfloat16"
-    texts: tuple[str | None, ...] = DEFAULT_TEXTS
+    texts: tuple[str, ...] = DEFAULT_TEXTS
     windows: int = 12
     window_length: int = 384
     weights_only: bool = False
@@ -290,7 +290,7 @@ class CompareOptions:
         texts = () if self.weights_only else self.texts
         for text in texts:
             if texts.count(text) > 1:
-                raise ConfigError(f"the text {text or 'that CPython carries'} is given twice")
+                raise ConfigError(f"the text {text} is given twice")
         if not texts and not self.weights_only:
             raise ConfigError("no texts to measure on: give one, or ask for weights only")
         return StudyOptions(

@@ -283,7 +283,11 @@ class _Layout:
 
 def _cost(variant: Variant) -> tuple[bool, bool]:
     """Plain rounding first, calibrated methods last; else the order of the file."""
-    return variant.needs_inputs, not variant.recipe.is_nearest
+    return variant.needs_inputs, not _only_rounds(variant)
+
+
+def _only_rounds(variant: Variant) -> bool:
+    return variant.scheme is not None and variant.method.only_rounds(variant.scheme)
 
 
 def digest(what: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format, format_from_toml, resolve_format
 from studentfloat.hardware.operands import needs_lookup
-from studentfloat.quantize import Recipe, Scheme, parse_method
+from studentfloat.quantize import Method, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.records import Configuration
 from studentfloat.study.code_pairs import held_format
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-_NEAREST = Recipe()
+_NEAREST = Method()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Variant:
         As it is recorded, with no model yet.
     scheme
         Of the weights; None leaves the model as it is.
-    recipe
-        The method.
+    method
+        How their codes are found.
     activations, kv
         Schemes at run time.
     asked
@@ -51,7 +51,7 @@ class Variant:
 
     configuration: Configuration
     scheme: Scheme | None = None
-    recipe: Recipe = _NEAREST
+    method: Method = _NEAREST
     activations: Scheme | None = None
     kv: Scheme | None = None
     asked: Format | None = None
@@ -72,7 +72,7 @@ class Variant:
             "block_size": self.scheme.block_size,
             "scale_rule": self.scheme.scale_rule.name,
             "scale_dtype": self.scheme.scale_dtype_name,
-            "method": asdict(self.recipe),
+            "method": self.method.to_json(),
             "at_run_time": [
                 None if scheme is None else [scheme.scale_rule.name, _values(scheme)]
                 for scheme in (self.activations, self.kv)
@@ -84,15 +84,14 @@ class Variant:
         """Whether it is calibrated."""
         if self.scheme is None:
             return False
-        return self.recipe.needs_inputs or self.scheme.scale_rule.weighted
+        return self.method.needs_inputs(self.scheme)
 
     @property
     def unit_format(self) -> Format | None:
         """The one format that silicon could be made for; None where there are several."""
         if self.scheme is None or self.scheme.alternatives:
             return None
-        learns = self.recipe.codebooks or self.recipe.row_codebooks
-        return None if learns else self.asked
+        return None if self.method.learns_codebook else self.asked
 
     @property
     def silicon_format(self) -> Format | None:
@@ -139,15 +138,15 @@ def variants(options: StudyOptions) -> list[Variant]:
     StudentFloatError
         If a format, rule or method is unknown, given twice, or does not go with another.
     """
-    recipes = [parse_method(method) for method in options.methods]
-    if not recipes:
+    methods = [parse_method(spelled) for spelled in options.methods]
+    if not methods:
         raise ConfigError("no methods: give at least one, such as rtn or gptq")
     found: list[Variant] = []
     files = {file.path: file.text for file in options.format_files}
     for settings, spec in product(options.schemes, options.formats):
         one = _Spec.read(spec, settings, files)
-        for recipe, activations, kv in product(recipes, options.activations, options.kv):
-            exact = one.variant(options, recipe, activations=activations, kv=kv)
+        for method, activations, kv in product(methods, options.activations, options.kv):
+            exact = one.variant(options, method, activations=activations, kv=kv)
             found.append(exact)
             if options.hardware is not None:
                 found += one.held(options, exact, options.hardware.lookup_bits)
@@ -183,7 +182,7 @@ class _Spec:
         return cls(formats, rule, settings, scheme)
 
     def variant(
-        self, options: StudyOptions, recipe: Recipe, *, activations: str | None, kv: str | None
+        self, options: StudyOptions, method: Method, *, activations: str | None, kv: str | None
     ) -> Variant:
         """Under a method, and with formats at run time."""
         shown = self._shown(self.scheme.format_name)
@@ -192,9 +191,9 @@ class _Spec:
         scheme = self._at_run_time(self.formats) if own else _per_token(activations)
         configuration = Configuration(
             model="",
-            name=self._name(options, shown, recipe, activations=entering, kv=kv),
+            name=self._name(options, shown, method, activations=entering, kv=kv),
             format=shown,
-            method=recipe.name,
+            method=method.name,
             block_size=self.scheme.block_size,
             scale_rule=self.rule or self.settings.scale_rule,
             scale_dtype=self.settings.scale_dtype,
@@ -202,7 +201,7 @@ class _Spec:
             kv=kv,
         )
         return Variant(
-            configuration, self.scheme, recipe, scheme, _per_token(kv), self.scheme.format
+            configuration, self.scheme, method, scheme, _per_token(kv), self.scheme.format
         )
 
     def held(self, options: StudyOptions, exact: Variant, bits: int) -> list[Variant]:
@@ -214,7 +213,7 @@ class _Spec:
         shown = self._shown(f"{asked.name}-fixed{bits}")
         own = before.activations == before.format
         entering = shown if own else before.activations
-        name = self._name(options, shown, exact.recipe, activations=entering, kv=before.kv)
+        name = self._name(options, shown, exact.method, activations=entering, kv=before.kv)
         configuration = replace(
             before,
             name=name,
@@ -246,7 +245,7 @@ class _Spec:
         self,
         options: StudyOptions,
         shown: str,
-        recipe: Recipe,
+        method: Method,
         *,
         activations: str | None,
         kv: str | None,
@@ -256,8 +255,8 @@ class _Spec:
         for key, sign in (("block_size", "b"), ("scale_rule", ""), ("scale_dtype", "")):
             if len({getattr(scheme, key) for scheme in options.schemes}) > 1:
                 parts.append(f"{sign}{getattr(self.settings, key)}")
-        if recipe != Recipe():
-            parts.append(recipe.name)
+        if method != Method():
+            parts.append(method.name)
         if activations is not None and len(options.activations) > 1:
             parts.append(f"a:{activations}")
         if kv is not None and len(options.kv) > 1:

@@ -595,6 +595,9 @@ const InstructionSet kAvx2 = {
     decode,
     to_bfloat16,
     read_bytes,
+    encode_paths_avx2,
+    nearest_avx2,
+    8,
 };
 
 }  // namespace studentfloat

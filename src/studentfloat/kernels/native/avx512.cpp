@@ -549,6 +549,9 @@ const InstructionSet kAvx512 = {
     decode,
     to_bfloat16,
     read_bytes,
+    encode_paths_avx512,
+    nearest_avx512,
+    16,
 };
 
 }  // namespace studentfloat

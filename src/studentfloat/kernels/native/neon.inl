@@ -278,6 +278,9 @@ constexpr InstructionSet with_name(const char* name) {
       decode,
       to_bfloat16,
       read_bytes,
+      encode_paths_plain,  // vectors of 16 bytes: NEON's own
+      nearest_plain,
+      4,
   };
 }
 

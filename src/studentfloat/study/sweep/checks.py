@@ -9,6 +9,7 @@ from studentfloat.errors import ConfigError
 from studentfloat.models.calibration import Calibration
 from studentfloat.models.hub_text import HUB_PREFIX, parse_data_set
 from studentfloat.models.kv_cache import KVCacheScheme
+from studentfloat.models.standard_texts import STANDARD_TEXTS
 from studentfloat.study.options import ORIGINAL, HardwareOptions, StudyOptions
 from studentfloat.study.plan import HARDWARE, LAWS, QUALITY
 from studentfloat.study.tasks import check_tasks
@@ -68,7 +69,7 @@ def _check_files(options: StudyOptions) -> None:
     for file in (*texts, *liberty):
         if file is not None and file.startswith(HUB_PREFIX):
             parse_data_set(file)
-        elif file is not None and not Path(file).is_file():
+        elif not (file is None or file in STANDARD_TEXTS or Path(file).is_file()):
             raise ConfigError(f"there is no file {file}")
     data = None if options.tasks is None else options.tasks.data
     if data is not None and not Path(data).is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models import Trust
 from studentfloat.models.hub_text import HUB_PREFIX
+from studentfloat.models.standard_texts import STANDARD_TEXTS
 from studentfloat.study.options import (
     EXCLUDABLE,
     CalibrationSettings,
@@ -187,7 +188,7 @@ def _record(kind: Callable[..., Any], known: dict[str, Reader], required: Sequen
 def _quality(value: Any, where: str) -> QualitySettings:
     known: dict[str, Reader] = {
         "text": _text,
-        "texts": _default_or_texts,
+        "texts": _texts,
         "windows": _whole(1),
         "window_length": _whole(2),
     }
@@ -197,11 +198,6 @@ def _quality(value: Any, where: str) -> QualitySettings:
             raise ConfigError(f"{where} has both 'text' and 'texts': put all into 'texts'")
         table["texts"] = (table.pop("text"),)
     return QualitySettings(**table)
-
-
-def _default_or_texts(value: Any, where: str) -> tuple[str | None, ...]:
-    """A list in which "default" stands for the text that every CPython carries."""
-    return tuple(None if item == "default" else item for item in _texts(value, where))
 
 
 def _schemes(value: Any, where: str) -> tuple[SchemeSettings, ...]:
@@ -312,8 +308,10 @@ def _beside(path: str, base: Path) -> str:
 
 
 def _text_place(text: str, base: Path) -> str:
-    """A file beside the study, or a data set on the hub as it is."""
-    return text if text.startswith(HUB_PREFIX) else _beside(text, base)
+    """A file beside the study, or a data set on the hub or a standard text as it is."""
+    place = _beside(text, base)
+    standard = text in STANDARD_TEXTS and not Path(place).exists()
+    return text if standard or text.startswith(HUB_PREFIX) else place
 
 
 def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptions:
@@ -322,7 +320,7 @@ def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptio
     quality, tasks, hardware = options.quality, options.tasks, options.hardware
     calibration = options.calibration
     if quality is not None:
-        places = tuple(None if text is None else _text_place(text, base) for text in quality.texts)
+        places = tuple(_text_place(text, base) for text in quality.texts)
         quality = replace(quality, texts=places)
     if calibration.text is not None:
         calibration = replace(calibration, text=_text_place(calibration.text, base))
