@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from studentfloat.records import StudyCell
+from studentfloat.records import Row, StudyCell, TextSource
 from studentfloat.study.plan import Plan, PlannedCell, make_plan
 from studentfloat.study.resolve import Resolution, ResolvedModel
 from studentfloat.study.sweep.store import Store
@@ -54,7 +54,7 @@ class Sleeper:
 
     def compute(self, cell: PlannedCell) -> StudyCell:
         time.sleep(self._seconds[cell.address])
-        return StudyCell(cell.address, cell.configuration, cell.evaluation)
+        return StudyCell(cell.address, cell.evaluation, Row.of(cell.configuration))
 
     def leave(self) -> None:
         pass
@@ -67,7 +67,7 @@ def study(configurations: int, models: int = 1) -> tuple[Plan, str]:
     text = f"models = {names}\nformats = {formats}\n{EVALUATIONS}"
     options = parse_study(text)
     found = tuple(ResolvedModel(name, sha256=name, bytes=1) for name in names)
-    return make_plan(options, Resolution(models=found, text_sha256="t")), text
+    return make_plan(options, Resolution(models=found, texts=(TextSource("t", "t"),))), text
 
 
 def planning() -> None:

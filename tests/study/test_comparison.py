@@ -140,7 +140,7 @@ def test_weights_only(llama) -> None:
     assert result.formats[0].name == "int8"
     assert result.formats[0].perplexity is None
     assert result.baseline.perplexity is None
-    assert result.provenance.text_sha256 is None
+    assert result.provenance.texts == ()
 
 
 def test_scale_rules_by_format_and_users_formats(llama, tmp_path) -> None:

@@ -106,7 +106,8 @@ class Configuration:
     method
         As :func:`~studentfloat.quantize.parse_method` spells it.
     block_size, scale_rule, scale_dtype
-        As of :class:`~studentfloat.quantize.Scheme`.
+        As of :class:`~studentfloat.quantize.Scheme`, as asked for; a method may search scales by
+        a rule of its own.
     activations, kv
         Formats at run time; None leaves things as they are.
     lookup_bits, exact

@@ -120,6 +120,8 @@ def _write_parquet(rows: Iterable[dict[str, Any]], output: Path) -> None:
 def _arrow_type(arrow: Any, column: str) -> Any:
     if column in ("value", "standard_error", "bits_per_weight"):
         return arrow.float64()
+    if column == "lookup_bits":
+        return arrow.int64()
     return arrow.bool_() if column == "higher_is_better" else arrow.string()
 
 

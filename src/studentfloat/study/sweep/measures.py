@@ -20,7 +20,8 @@ __all__ = ["COLUMNS", "index_study", "measure_rows"]
 
 COLUMNS = (
     *("model", "name", "format", "method", "block_size", "scale_rule", "scale_dtype"),
-    *("activations", "kv", "bits_per_weight", "evaluation", "measure", "unit", "value"),
+    *("activations", "kv", "lookup_bits", "exact", "bits_per_weight", "evaluation", "measure"),
+    *("unit", "value"),
     *("standard_error", "higher_is_better", "address"),
 )
 """Of the long table; `unit` is the silicon's, `value` is in the unit that the measure names."""

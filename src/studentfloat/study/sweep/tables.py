@@ -58,15 +58,16 @@ class _Column:
         self.measure, self.more_is_better, self.original = measure, more_is_better, original
 
     def best(self, rows: tuple[Row, ...], pairs: tuple[PairedDifference, ...]) -> set[str]:
-        """Names of the rows that are best, or not told from it."""
+        """Names of the rows that are best, or not told from it, where that was tested."""
         values = {r.name: v for r in rows if (v := self.value(r)) is not None}
-        if not values or not self.measure:
+        pairs = tuple(pair for pair in pairs if pair.measure == self.measure)
+        if not values or not pairs:
             return set()
         first = max(values, key=lambda name: values[name] * (1 if self.more_is_better else -1))
         tied = {
             name
             for pair in pairs
-            if pair.measure == self.measure and not pair.significant
+            if not pair.significant
             for name in (pair.first, pair.second)
             if first in (pair.first, pair.second)
         }
