@@ -64,7 +64,8 @@ def test_with_one_window_nothing_is_told_apart(comparison) -> None:
         cost = {"area": "area mac generic", "energy_fj": "energy, real mac generic"}
         on_page = standings(points, "small", cost.get(found.cost, found.cost), METRICS["kl"])
         assert on_page == {point.name: point.standing for point in found.points}
-        assert Standing.DOMINATED.value not in on_page.values()
+        if found.cost == "bits_per_weight":  # of silicon some cost more for certain
+            assert Standing.DOMINATED.value not in on_page.values()
     said = " ".join(notes(one))
     assert "Frontier of kl against bits per weight" in said
 

@@ -133,6 +133,34 @@ def test_a_one_sided_format_says_what_it_does(llama) -> None:
     assert "no negative levels" in row.note
 
 
+def test_several_texts_each_have_their_figure_and_ranks_are_by_the_mean(llama, tmp_path) -> None:
+    for name, words in (("a", "the quick brown fox jumps over "), ("b", "0 1 2 3 5 8 13 21 34 ")):
+        (tmp_path / name).write_text(words * 40)
+    texts = (str(tmp_path / "a"), str(tmp_path / "b"))
+    out = tmp_path / "out"
+    both = compare(options(llama, texts=texts), directory=out)
+    assert [text.source for text in both.provenance.texts] == ["file a", "file b"]
+    alone = [compare(options(llama, texts=(text,))) for text in texts]
+    for row in both.formats:
+        found = row.measured("kl")
+        its = [next(r for r in one.formats if r.name == row.name) for one in alone]
+        assert [on.value for on in found.texts] == [r.kl for r in its]
+        assert found.value == row.kl == pytest.approx(sum(r.kl for r in its) / 2)
+        assert row.windows("kl") == (*its[0].windows("kl"), *its[1].windows("kl"))
+        assert [on.text for on in found.texts] == [t.sha256 for t in both.provenance.texts]
+        # Of the weights alone there is one figure, whatever the texts.
+        assert row.measured("weight_nmse").texts == ()
+        assert row.note == its[0].note
+    values = [row.kl for row in both.formats]
+    assert values == sorted(values)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "cells").rglob("*.json")}
+    one = compare(options(llama, texts=texts[:1]), directory=out)
+    assert one.formats == alone[0].formats
+    assert {file: file.stat().st_mtime_ns for file in (out / "cells").rglob("*.json")} == kept
+    with pytest.raises(ConfigError, match="is given twice"):
+        compare(options(llama, texts=(texts[0], texts[0])))
+
+
 def test_weights_only(llama) -> None:
     result = compare(options(llama, weights_only=True, formats=("int4", "int8", "nf4")))
     assert result.ranked_by == "weight_nmse"
