@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studentfloat.cli.options import trust_options, trusted
+from studentfloat.cli.shared import trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.evaluate.tasks import LoadedTasks, TaskOptions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from studentfloat.cli.options import trust_options, trusted
+from studentfloat.cli.shared import trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.study.sweep.drive import Executor, RunSettings
