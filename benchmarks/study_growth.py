@@ -124,7 +124,7 @@ def _forked(directory: Path, seconds: dict[str, float]) -> int:
                 sleepers.append(Sleeper(directory, seconds))
                 return sleepers[0]
 
-            work(directory, laboratory=begin)
+            work(directory, make=begin)
             start, loop = sleepers[0].start - before, time.process_time() - sleepers[0].begun
             Store(directory).log(f"spent-{os.getpid()}", event="spent", start=start, loop=loop)
             code = 0

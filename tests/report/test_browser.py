@@ -238,9 +238,9 @@ def test_keyboard_goes_from_point_to_point_and_opens_the_record(tab: Any) -> Non
 
 
 def test_a_row_of_the_table_opens_the_whole_record_and_gives_its_json(tab: Any) -> None:
-    row = hostile_study().models[1].rows[0]
+    row = hostile_study().models[1].formats[0]
     button = tab.locator("tr[data-point='16'] button")
-    assert button.inner_text() == row.configuration.name
+    assert button.inner_text() == row.name
     button.focus()
     tab.keyboard.press("Enter")
     link = tab.locator("dialog[open] a")

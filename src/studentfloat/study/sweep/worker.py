@@ -24,7 +24,7 @@ from studentfloat.study.sweep.settings import WorkSettings
 from studentfloat.study.sweep.shared import SharedOutputs
 from studentfloat.study.sweep.store import Store, StoreError
 
-__all__ = ["Queue", "Worked", "work"]
+__all__ = ["Queue", "Worked", "laboratory", "work"]
 
 _AS_USUAL = WorkSettings()
 _IDLE = 0.5
@@ -61,14 +61,15 @@ class Computes(Protocol):
 Make = Callable[[Plan, Store, Claims, Callable[..., None]], Computes]
 
 
-def _laboratory(plan: Plan, store: Store, claims: Claims, say: Callable[..., None]) -> Laboratory:
+def laboratory(plan: Plan, store: Store, claims: Claims, say: Callable[..., None]) -> Laboratory:
+    """A laboratory that shares originals' outputs with other workers of the store."""
     return Laboratory(plan, share=SharedOutputs(store, claims), say=say)
 
 
 def work(
     directory: Path,
     settings: WorkSettings = _AS_USUAL,
-    laboratory: Make = _laboratory,
+    make: Make = laboratory,
 ) -> Worked:
     """Compute cells of a study until none is left that nobody else computes.
 
@@ -77,7 +78,7 @@ def work(
 
     Parameters
     ----------
-    laboratory
+    make
         Makes what computes the cells.
 
     Raises
@@ -98,7 +99,7 @@ def work(
         )
         with claims:
             loop = _Loop(plan, store, claims, settings, name)
-            loop.run(worked, laboratory(plan, store, claims, loop.say))
+            loop.run(worked, make(plan, store, claims, loop.say))
     return worked
 
 
@@ -173,7 +174,9 @@ class _Loop:
             if dead is not None:
                 broken = True
                 self.say(event="dead", cell=cell.address, holder=vars(dead))
-                self._store.note_death(cell)
+                # One that is frozen did not die of the cell.
+                if dead.is_dead() or not dead.is_here:
+                    self._store.note_death(cell)
         return broken
 
     def _compute(self, cell: PlannedCell) -> None:
@@ -181,17 +184,20 @@ class _Loop:
         self.say(event="cell", cell=cell.address, **_described(cell))
         try:
             done = self._laboratory.compute(cell)
-            self._store.write_cell(done)
+            kept = self._store.write_cell(done)
             self._store.forget_failures({cell.address})
-            self._worked.computed += 1
+            self._worked.computed += kept
             seconds = time.monotonic() - started
-            self.say(event="done", cell=cell.address, seconds=seconds, **_described(cell))
+            # Late is who was frozen until the claim was taken away, and another did the cell.
+            event = "done" if kept else "late"
+            self.say(event=event, cell=cell.address, seconds=seconds, **_described(cell))
         except (StoreError, _Leave):
             raise
         except Exception as error:
             # Whatever it is, it is this cell's; the others must not suffer for it.
-            self._store.write_failure(cell, _in_a_line(error))
-            self._worked.failed += 1
+            if not self._store.has(cell.address):
+                self._store.write_failure(cell, _in_a_line(error))
+                self._worked.failed += 1
             self.say(event="failed", cell=cell.address, error=_in_a_line(error))
             self._laboratory.leave()
             if not self._given_up({cell.address}):
