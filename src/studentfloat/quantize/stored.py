@@ -8,7 +8,7 @@ by byte.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -196,9 +196,16 @@ class StoredWeight:
         for part in weight.parts:
             part.check(weight.shape, name)
 
-    def beyond_blocks(self) -> str | None:
-        """What makes it more than one table of values times a scale per block, in words."""
-        return next(filter(None, (part.beyond_blocks(self.matrix) for part in self.parts)), None)
+    def beyond_blocks(self, carried: Collection[str] = ()) -> str | None:
+        """What makes it more than one table of values times a scale per block, in words.
+
+        Parameters
+        ----------
+        carried
+            Kinds of parts that are carried all the same.
+        """
+        others = (part for part in self.parts if part.kind not in carried)
+        return next(filter(None, (part.beyond_blocks(self.matrix) for part in others)), None)
 
     def without_kernel(self) -> str | None:
         """What no kernel multiplies by; None where every part has one."""
