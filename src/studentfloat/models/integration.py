@@ -439,7 +439,7 @@ def _fused(
         layer = _block_of(name)
         known = by_layer.setdefault(layer, stored)
         simple = StoredWeight(stored.scheme, stored.shape, stored.dtype)
-        if known.scheme != stored.scheme or stored != simple or stored.scheme.alternatives:
+        if known.scheme != stored.scheme or stored != simple or stored.scheme.has_choice:
             raise ModelError(
                 f"{name}: transformers fuses a layer's experts, which must share one plain scheme"
             )

@@ -111,9 +111,7 @@ class Request:
     @property
     def unit_format(self) -> Format | None:
         """The one format that silicon could be made for; None where there are several."""
-        return (
-            None if self.method.learns_codebook or self.scheme.alternatives else self.scheme.format
-        )
+        return None if self.method.learns_codebook or self.scheme.has_choice else self.scheme.format
 
     @property
     def address(self) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def as_in_silicon(scheme: Scheme, lookup_bits: int | None) -> tuple[Scheme, int 
     Scheme, int or None
         The width is given where the scheme's values were rounded to it.
     """
-    if lookup_bits is None or scheme.alternatives:
+    if lookup_bits is None or scheme.has_choice:
         return scheme, None
     held = held_format(scheme.format, lookup_bits)
     if held is scheme.format:

@@ -67,6 +67,11 @@ class Codebook(ABC):
         return self.maximum if self.maximum >= -self.minimum else self.minimum
 
     @property
+    def decodes_all(self) -> bool:
+        """Whether every code of so many bits stands for a number."""
+        return True
+
+    @property
     def choices(self) -> Sequence[Codebook]:
         """The codebooks that a block is scaled for, and chooses among."""
         return (self,)

@@ -68,6 +68,10 @@ class Levels(Codebook):
     def long_side_extreme(self) -> float:
         return self.format.long_side_extreme
 
+    @property
+    def decodes_all(self) -> bool:
+        return bool(torch.isfinite(self.table).all())
+
     def nearest(self, numbers: Tensor, weights: Tensor | None = None) -> Tensor:
         if len(self._cuts) > _MOST_COMPARISONS or numbers.numel() < _FEWEST_NUMBERS:
             return torch.bucketize(numbers.contiguous(), self.thresholds, out_int32=True)
@@ -142,7 +146,13 @@ def format_levels(number_format: Format, dtype: torch.dtype, device: torch.devic
 
 
 class _Composite(Codebook):
-    """What is scaled for one format or several, and stands for their numbers."""
+    """What is scaled for one format or several, and stands for their numbers or its own."""
+
+    table: Tensor
+
+    @property
+    def decodes_all(self) -> bool:
+        return bool(torch.isfinite(self.table).all())
 
     @property
     def bits(self) -> Fraction:

@@ -195,8 +195,7 @@ def round_columns(
         stored = store_scales(scales, scheme, name)
     check_range(scales, codebook, scheme, weight.dtype, name)
     left = torch.stack([part.left for part in rounded])
-    if not torch.isfinite(left).all():
-        raise DataError(f"{name}: errors fed back to later columns overflow: scale it down")
+    _check_feedback(left, name)
     return RoundedColumns(
         torch.cat([part.codes for part in rounded]),
         scales,
@@ -342,6 +341,7 @@ class _Columns:
             at = self._runs.starts[run]
             end = self._runs.starts[run + self._runs.blocks.count(block)]
             numbers = self._left[at:end].T.contiguous()
+            _check_feedback(numbers, self._name)
             if self._keep is not None:
                 numbers.masked_fill_(self._keep[at:end].T, 0)
             weights = None
@@ -527,6 +527,11 @@ def _check_shapes(weight: Tensor, hessian: Tensor, scheme: Scheme, name: str) ->
             f"a Hessian of shape {tuple(hessian.shape)} does not fit {name} of shape "
             f"{tuple(weight.shape)}: it must be {wanted}, or one such per expert"
         )
+
+
+def _check_feedback(left: Tensor, name: str) -> None:
+    if not torch.isfinite(left).all():
+        raise DataError(f"{name}: errors fed back to its later columns overflow: scale it down")
 
 
 def _check_runs(codebook: Codebook, scheme: Scheme, width: int) -> None:
