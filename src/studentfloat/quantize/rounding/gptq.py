@@ -194,15 +194,15 @@ def round_columns(
     if fixed is None:
         stored = store_scales(scales, scheme, name)
     check_range(scales, codebook, scheme, weight.dtype, name)
-    left = torch.stack([part.left for part in rounded])
-    _check_feedback(left, name)
+    for part in rounded:
+        _check_feedback(part.left, name)
     return RoundedColumns(
         torch.cat([part.codes for part in rounded]),
         scales,
         stored,
         selectors,
         tuple(dict.fromkeys(notes)),
-        None if keep is None else left.reshape(weight.shape),
+        None if keep is None else torch.stack([r.left for r in rounded]).reshape(weight.shape),
     )
 
 
@@ -290,7 +290,8 @@ class _Columns:
 
     def _batch(self, first: int, last: int) -> tuple[list[Tensor], Tensor]:
         """Round runs [first, last): their codes, and scaled errors of shape (columns, rows)."""
-        start, stop = self._runs.starts[first], self._runs.starts[last]
+        starts = self._runs.starts
+        start, stop = starts[first], starts[last]
         left = self._left[start:stop]
         errors = torch.empty_like(left)
         upper = self._upper[start:stop, start:stop]
@@ -305,21 +306,21 @@ class _Columns:
                     indices = []
                 block = self._runs.blocks[run]
                 scales, divisor, codebook = self._enter_block(block, run)
-            a, b = (at - start for at in self._runs.starts[run : run + 2])
-            now = left[a:b]
+            a, b = starts[run] - start, starts[run + 1] - start
+            now, error = left[a:b], errors[a:b]
             index = codebook.nearest((now / divisor).T, self._weights(start + a, start + b))
             indices.append(index)
-            error = codebook.values(index, b - a).T.mul(scales)
+            value = codebook.values(index, b - a).T * scales
             if self._keep is not None:
-                aside = now.bfloat16().to(error.dtype)
-                error = torch.where(self._keep[start + a : start + b], aside, error)
-            torch.sub(now, error, out=error)
+                aside = now.bfloat16().to(value.dtype)
+                value = torch.where(self._keep[start + a : start + b], aside, value)
+            torch.sub(now, value, out=error)
             if b - a == 1:
                 error.mul_(inverse[a])
+                left[b:].addr_(upper[a, b:], error[0], alpha=-1)
             else:
-                error = torch.linalg.solve_triangular(upper[a:b, a:b].T, error, upper=False)
-            errors[a:b] = error
-            if b < stop - start:
+                within = upper[a:b, a:b].T
+                error.copy_(torch.linalg.solve_triangular(within, error, upper=False))
                 left[b:].addmm_(upper[a:b, b:].T, error, alpha=-1)
         codes.append(codebook.codes(torch.cat(indices, dim=1)))
         return codes, errors
@@ -530,7 +531,8 @@ def _check_shapes(weight: Tensor, hessian: Tensor, scheme: Scheme, name: str) ->
 
 
 def _check_feedback(left: Tensor, name: str) -> None:
-    if not torch.isfinite(left).all():
+    # The extremes of numbers are NaN where any of them is.
+    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(left)):
         raise DataError(f"{name}: errors fed back to its later columns overflow: scale it down")
 
 
