@@ -296,33 +296,42 @@ class _Columns:
         errors = torch.empty_like(left)
         upper = self._upper[start:stop, start:stop]
         inverse = (1 / upper.diagonal()).tolist()
+        # A column alone stays a vector: views of it as a matrix would cost more than its rounding.
+        is_column = self._codebook.run == 1
+        gather = torch.stack if is_column else torch.cat
         codes: list[Tensor] = []
         indices: list[Tensor] = []
         codebook, block = self._codebook, -1
         for run in range(first, last):
             if self._runs.blocks[run] != block:
                 if indices:
-                    codes.append(codebook.codes(torch.cat(indices, dim=1)))
+                    codes.append(codebook.codes(gather(indices, dim=1)))
                     indices = []
                 block = self._runs.blocks[run]
                 scales, divisor, codebook = self._enter_block(block, run)
             a, b = starts[run] - start, starts[run + 1] - start
-            now, error = left[a:b], errors[a:b]
-            index = codebook.nearest((now / divisor).T, self._weights(start + a, start + b))
+            at = a if is_column else slice(a, b)
+            now, error = left[at], errors[at]
+            numbers = now / divisor
+            if is_column:
+                index = codebook.nearest(numbers)
+                value = codebook.values(index, 1) * scales
+            else:
+                index = codebook.nearest(numbers.T, self._weights(start + a, start + b))
+                value = codebook.values(index, b - a).T * scales
             indices.append(index)
-            value = codebook.values(index, b - a).T * scales
             if self._keep is not None:
                 aside = now.bfloat16().to(value.dtype)
-                value = torch.where(self._keep[start + a : start + b], aside, value)
+                value = torch.where(self._keep[start:stop][at], aside, value)
             torch.sub(now, value, out=error)
-            if b - a == 1:
+            if is_column:
                 error.mul_(inverse[a])
-                left[b:].addr_(upper[a, b:], error[0], alpha=-1)
+                left[b:].addr_(upper[a, b:], error, alpha=-1)
             else:
                 within = upper[a:b, a:b].T
                 error.copy_(torch.linalg.solve_triangular(within, error, upper=False))
                 left[b:].addmm_(upper[a:b, b:].T, error, alpha=-1)
-        codes.append(codebook.codes(torch.cat(indices, dim=1)))
+        codes.append(codebook.codes(gather(indices, dim=1)))
         return codes, errors
 
     def _weights(self, start: int, stop: int) -> Tensor | None:
