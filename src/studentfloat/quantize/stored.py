@@ -126,7 +126,7 @@ class StoredWeight:
             raise ModelError(f"a weight cannot have shape {list(self.shape)}")
         set_field = object.__setattr__
         if not self.parts:
-            chosen = (SelectorsSpec(),) if self.scheme.alternatives else ()
+            chosen = (SelectorsSpec(),) if self.scheme.has_choice else ()
             set_field(self, "parts", (CodesSpec(), *chosen))
         set_field(self, "matrix", MatrixSpec(shape, self.scheme, FLOAT_TYPES[self.dtype]))
         set_field(self, "tensors", _tensors_of(self.parts, self.matrix))
@@ -191,7 +191,8 @@ class StoredWeight:
                 raise ModelError(f"{name} lacks its tensor {name}{suffix}")
             _check_tensor(tensors[suffix], spec, f"{name}{suffix}")
         weight = self.assemble(tensors)
-        for codes in self._codes_parts():
+        # What codes stand for is known once selectors and tables are found to be sound.
+        for codes in reversed(tuple(self._codes_parts())):
             codes.check(weight.base, name)
         for part in weight.parts:
             part.check(weight.shape, name)
