@@ -29,7 +29,17 @@ def llama(tmp_path_factory) -> str:
     return str(tiny.save(tiny.llama, tmp_path_factory.mktemp("llama") / "m"))
 
 
-SMALL = ("--windows", "2", "--window-length", "16", "--formats", "nf4,int8", "--no-hardware")
+SMALL = (
+    "--text",
+    "pydoc",
+    "--windows",
+    "2",
+    "--window-length",
+    "16",
+    "--formats",
+    "nf4,int8",
+    "--no-hardware",
+)
 
 
 def test_import_is_light() -> None:
@@ -66,7 +76,16 @@ def test_compare_writes_results_and_page(llama, tmp_path) -> None:
 def test_killed_it_goes_on(llama, tmp_path) -> None:
     command = [
         *(sys.executable, "-m", "studentfloat", "compare", llama, "-o", str(tmp_path)),
-        *("--windows", "40", "--window-length", "64", "--formats", "nf4,int8,sf4,int3,int2"),
+        *(
+            "--text",
+            "pydoc",
+            "--windows",
+            "40",
+            "--window-length",
+            "64",
+            "--formats",
+            "nf4,int8,sf4,int3,int2",
+        ),
         "--no-hardware",
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -124,7 +143,7 @@ def test_the_same_option_has_the_same_default_in_compare_quantize_and_studies() 
 def test_empty_text(llama, tmp_path) -> None:
     (tmp_path / "empty.txt").touch()
     text = str(tmp_path / "empty.txt")
-    done = run("compare", llama, *SMALL, "--text", text, "-o", str(tmp_path / "o"))
+    done = run("compare", llama, *SMALL[2:], "--text", text, "-o", str(tmp_path / "o"))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: the text {text} is empty"
     assert not (tmp_path / "o").exists()

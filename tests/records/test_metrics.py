@@ -78,7 +78,9 @@ def surprise(monkeypatch) -> Metric:
 def test_a_new_metric_is_an_entry_and_its_measurement(surprise, tmp_path) -> None:
     """Tables, page, ranks, frontiers, JSON and exports follow."""
     model = tiny.save(tiny.llama, tmp_path / "m")
-    asked = CompareOptions(str(model), ("int2", "int8"), windows=3, window_length=24, block_size=16)
+    asked = CompareOptions(
+        str(model), ("int2", "int8"), texts=("pydoc",), windows=3, window_length=24, block_size=16
+    )
     result = compare(asked, directory=tmp_path / "out")
     values = {row.name: row.surprise for row in result.formats}
     assert values["int8"] < values["int2"]
@@ -109,7 +111,9 @@ def test_the_sharpest_ranks_even_if_it_is_new(surprise, monkeypatch, tmp_path) -
 
     monkeypatch.setitem(METRICS, "surprise", dataclasses.replace(surprise, sharpness=9))
     model = tiny.save(tiny.llama, tmp_path / "m")
-    result = compare(CompareOptions(str(model), ("int2", "int8"), windows=3, window_length=24))
+    result = compare(
+        CompareOptions(str(model), ("int2", "int8"), texts=("pydoc",), windows=3, window_length=24)
+    )
     assert result.ranked_by == "surprise"
     assert {pair.measure for pair in result.differences} == {"surprise"}
     assert {found.loss for found in result.frontiers} == {"surprise"}

@@ -21,6 +21,7 @@ def comparison(tmp_path_factory) -> Comparison:
         CompareOptions(
             model=str(directory),
             formats=("nf4", "sf4", "int8", "e2m1+sr@signed-absmax"),
+            texts=("pydoc",),
             windows=3,
             window_length=16,
         )

@@ -25,6 +25,7 @@ methods = ["rtn", "gptq"]
 schemes = [{{ block_size = 16 }}]
 
 [quality]
+texts = ["pydoc"]
 windows = {windows}
 window_length = 120
 

@@ -12,7 +12,7 @@ from studentfloat.records import Comparison, record_from_json, record_to_json
 from studentfloat.study import CompareOptions, compare
 from tests import tiny
 
-SMALL = {"windows": 4, "window_length": 24, "block_size": 16}
+SMALL = {"texts": ("pydoc",), "windows": 4, "window_length": 24, "block_size": 16}
 
 
 @pytest.fixture(scope="module")

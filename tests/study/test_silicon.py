@@ -27,6 +27,7 @@ def options(tmp_path_factory) -> CompareOptions:
     return CompareOptions(
         model=str(directory),
         formats=FORMATS,
+        texts=("pydoc",),
         windows=3,
         window_length=16,
         hardware=HardwareOptions(),

@@ -143,6 +143,7 @@ def test_a_study_measures_what_compare_measures(place, result) -> None:
         "methods": ("rtn", "gptq"),
         "formats": ("int8",),
         "block_size": 16,
+        "texts": ("pydoc",),
         "windows": 4,
         "window_length": 24,
         "calibration_windows": 4,

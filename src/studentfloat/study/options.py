@@ -18,6 +18,7 @@ from studentfloat.records import Configuration
 __all__ = [
     "DEFAULT_FORMATS",
     "DEFAULT_TEXTS",
+    "DEFAULT_WINDOWS",
     "EXCLUDABLE",
     "ORIGINAL",
     "CalibrationSettings",
@@ -35,8 +36,10 @@ __all__ = [
 DEFAULT_FORMATS = (*PUBLISHED_ELEVEN, "e2m1+sr@signed-absmax", "bos4-nu11@signed-absmax")
 """The paper's eleven, super-range scaled as it should be, and a derived codebook (ν = 11 is the
 embedded model's own, about)."""
-DEFAULT_TEXTS: tuple[str, ...] = EVALUATION_TEXTS[:1]
-"""What quality is measured on."""
+DEFAULT_TEXTS: tuple[str, ...] = EVALUATION_TEXTS
+"""What quality is measured on: two kinds of text."""
+DEFAULT_WINDOWS = 6
+"""How many windows of each."""
 EXCLUDABLE = (
     *("model", "format", "method", "block_size", "scale_rule", "scale_dtype"),
     *("activations", "kv", "evaluation"),
@@ -78,7 +81,7 @@ class QualitySettings:
     """
 
     texts: tuple[str, ...] = DEFAULT_TEXTS
-    windows: int = 12
+    windows: int = DEFAULT_WINDOWS
     window_length: int = 384
 
 
@@ -257,7 +260,7 @@ class CompareOptions:
     scale_rule: str = "absmax"
     scale_dtype: str = "bfloat16"
     texts: tuple[str, ...] = DEFAULT_TEXTS
-    windows: int = 12
+    windows: int = DEFAULT_WINDOWS
     window_length: int = 384
     weights_only: bool = False
     embeddings: bool = False
