@@ -74,7 +74,7 @@ _PIPE_WIDTH = 132
     multiple=True,
     type=click.Path(path_type=Path),
     help="Text to measure on: a UTF-8 file, a data set as hub:owner/name,split=test,field=text, or "
-    "a standard text: pydoc, articles (both by default); may be given again, ranks are by the mean.",
+    "a standard text (default: pydoc and articles); may be given again, ranks are by the mean.",
 )
 @click.option("--windows", default=6, show_default=True, help="How many windows of each text.")
 @click.option("--window-length", default=384, show_default=True, help="Tokens in a window.")
