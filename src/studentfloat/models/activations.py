@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -256,7 +256,7 @@ def _clip_to_quantile(inputs: Tensor, scheme: Scheme, quantile: float) -> Tensor
 
 def replace_block(scheme: Scheme, size: int) -> Scheme:
     """The scheme with blocks of another size."""
-    return replace(scheme, block_size=size)
+    return replace_scheme(scheme, block_size=size)
 
 
 def _is_linear(site: WeightSite) -> bool:
