@@ -17,7 +17,7 @@ from studentfloat.quantize.accumulate import grid_integers, integer_matmul
 from studentfloat.quantize.blocks import block_parts, part_view
 from studentfloat.quantize.codebook.levels import format_levels
 from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
-from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
+from studentfloat.quantize.scheme import ROW, TENSOR, Scheme, replace_scheme
 from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["ActivationScheme", "calibrate_ranges", "integer_linear", "quantized_activations"]

@@ -14,7 +14,6 @@ from studentfloat.formats import (
     Trellis,
     get_format,
     resolve_code,
-    resolve_format,
 )
 
 __all__ = [
@@ -214,10 +213,10 @@ class Scheme:
         scale_rule: ScaleRule | str = "absmax",
         scale_dtype: ScaleDtype | Scheme | str = "float32",
         *,
-        alternatives: Iterable[Format | str] = (),
+        alternatives: Iterable[AnyFormat | str] = (),
     ) -> None:
         set_field = object.__setattr__
-        formats = [*_formats(format), *(resolve_format(other) for other in alternatives)]
+        formats = [*_formats(format), *(resolve_code(other) for other in alternatives)]
         set_field(self, "code", formats[0])
         set_field(self, "alternatives", _single(formats[1:]))
         set_field(self, "block_size", _block_size(block_size))
@@ -232,12 +231,16 @@ class Scheme:
         return cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
 
     def _check(self) -> None:
+        if not isinstance(self.code, Format):
+            self._check_code()
         self._check_alternatives()
         for single in self.by_format[1:]:
             single._check()
-        if not isinstance(self.code, Format):
-            self._check_code()
-        elif self.code.maximum <= 0 and self.scale_rule.for_comparison:
+        if (
+            isinstance(self.code, Format)
+            and self.code.maximum <= 0
+            and self.scale_rule.for_comparison
+        ):
             raise SchemeError(
                 f"scale rule {self.scale_rule.name!r} divides by the greatest value, which in "
                 f"format {self.code.name!r} is {self.code.maximum:g}: use 'absmax'"
@@ -378,7 +381,7 @@ def replace_scheme(scheme: Scheme, **changes: object) -> Scheme:
     """A scheme with some parts replaced, under the names of its parameters."""
     parts = {each.name: getattr(scheme, each.name) for each in fields(scheme)}
     parts["format"] = parts.pop("code")
-    return Scheme(**parts | changes)  # type: ignore[arg-type]
+    return Scheme(**parts | changes)
 
 
 def _formats(given: AnyFormat | str) -> list[AnyFormat]:
@@ -389,7 +392,15 @@ def _formats(given: AnyFormat | str) -> list[AnyFormat]:
 
 def _single(formats: Iterable[AnyFormat]) -> tuple[Format, ...]:
     """Alternatives, each a format of single numbers."""
-    return tuple(f if isinstance(f, Format) else resolve_format(f.name) for f in formats)
+    found = []
+    for number_format in formats:
+        if not isinstance(number_format, Format):
+            raise SchemeError(
+                f"{number_format.name!r} encodes several numbers together: a block chooses among "
+                "formats of single numbers"
+            )
+        found.append(number_format)
+    return tuple(found)
 
 
 def _block_size(value: BlockSize | str) -> BlockSize:

@@ -21,6 +21,7 @@ from studentfloat.quantize.blocks import (
     row_length,
 )
 from studentfloat.quantize.codebook import codebook_of
+from studentfloat.quantize.codebook.paths import are_whole_tiles
 from studentfloat.quantize.compiled import can_decode, decode_rows
 from studentfloat.quantize.packing import unpack_codes
 from studentfloat.quantize.scheme import TENSOR, Scheme, replace_scheme
@@ -194,9 +195,9 @@ class QuantizedTensor:
         Raises
         ------
         SchemeError
-            If rows are encoded together.
+            If rows are encoded together and not all of such rows are asked for, in order.
         """
-        if isinstance(self.scheme.code, Trellis):
+        if isinstance(self.scheme.code, Trellis) and not are_whole_tiles(indices):
             raise SchemeError(
                 f"{self.scheme.format_name!r} encodes rows together: none can be taken out"
             )
@@ -233,9 +234,10 @@ class QuantizedTensor:
     def bits(self) -> int:
         """All bits stored: codes with the padding of rows, scales, selectors, tables of rows.
 
-        The formats' own tables, at most 256 numbers each per model, are not counted.
+        The formats' own tables, at most 256 numbers each per model, are not counted; a trellis'
+        table is, where it is stored.
         """
-        beside = 0
+        beside = self.scheme.code.table_bits if isinstance(self.scheme.code, Trellis) else 0
         for part in (self.selectors, self.row_tables):
             beside += 0 if part is None else 8 * part.numel() * part.element_size()
         if isinstance(self.scales, QuantizedTensor):

@@ -15,7 +15,7 @@ from studentfloat.formats import Trellis
 from studentfloat.kernels.trellis import decode_paths, encode_paths
 from studentfloat.quantize.codebook.base import Codebook
 
-__all__ = ["TILE_COLUMNS", "TILE_ROWS", "TrellisPaths", "trellis_paths"]
+__all__ = ["TILE_COLUMNS", "TILE_ROWS", "TrellisPaths", "are_whole_tiles", "trellis_paths"]
 
 TILE_ROWS = 16
 TILE_COLUMNS = 16
@@ -95,6 +95,18 @@ class TrellisPaths(Codebook):
         return out.div_(self.trellis.unit).reshape(codes.shape).to(codes.device)
 
 
+def are_whole_tiles(rows: Tensor) -> bool:
+    """Whether these rows, int64 of shape ``(n,)``, are those of whole tiles, in order."""
+    if len(rows) % TILE_ROWS:
+        return False
+    tiles = rows.reshape(-1, TILE_ROWS)
+    within = torch.arange(TILE_ROWS, device=rows.device)
+    return bool(
+        (tiles % TILE_ROWS == within).all()
+        and (tiles // TILE_ROWS == tiles[:, :1] // TILE_ROWS).all()
+    )
+
+
 def _tiles(source: Tensor, target: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Tiles of one matrix as rows, and the same tiles of another where they stand in it.
 
@@ -113,14 +125,22 @@ def _tiles(source: Tensor, target: Tensor, size: int) -> Iterator[tuple[Tensor, 
     for first_row, groups, height in _cut(len(source), TILE_ROWS):
         for first_column, runs, width in _cut(size, TILE_COLUMNS):
             views = (
-                matrix[first_row : first_row + groups * height]
-                .reshape(groups, height, -1, size)[..., first_column : first_column + runs * width]
-                .unflatten(-1, (runs, width))
-                .permute(0, 2, 3, 1, 4)
+                _view(
+                    matrix[first_row : first_row + groups * height].view(groups, height, -1, size),
+                    first_column,
+                    (runs, width),
+                )
                 for matrix in (source, target)
             )
             one, other = views
             yield one.reshape(-1, height * width).contiguous(), other
+
+
+def _view(blocks: Tensor, first_column: int, shape: tuple[int, int]) -> Tensor:
+    """Columns of blocks of shape ``(groups, height, blocks, size)`` by runs, tiles together."""
+    runs, width = shape
+    columns = blocks[..., first_column : first_column + runs * width]
+    return columns.view(*columns.shape[:3], runs, width).permute(0, 2, 3, 1, 4)
 
 
 def _cut(length: int, step: int) -> Iterator[tuple[int, int, int]]:
