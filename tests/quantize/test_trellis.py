@@ -15,7 +15,7 @@ from studentfloat.quantize.scheme import replace_scheme
 from studentfloat.quantize.scheme_json import lone_scheme_from_json, lone_scheme_to_json
 
 # Whole tiles; rests of rows and columns, also of blocks; a ring of fewer bits than a state.
-SHAPES = [(32, 64), (19, 53), (3, 7), (1, 1)]
+SHAPES = [(128, 32), (83, 29), (3, 7), (1, 1)]
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,7 +30,7 @@ def relative_error(weight: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-    ("name", "block"), [("trellis2", "row"), ("trellis3", 24), ("trellis1", 16)]
+    ("name", "block"), [("trellis2", "row"), ("trellis3", 10), ("trellis1", 16)]
 )
 def test_what_is_measured_is_what_is_packed(shape, name: str, block) -> None:
     weight = drawn(*shape)
@@ -44,10 +44,10 @@ def test_what_is_measured_is_what_is_packed(shape, name: str, block) -> None:
     code = get_code(name)
     size = shape[1] if block == "row" else block
     scales = tensor.block_scales()
-    for row in range(0, shape[0], 16):
+    for row in range(0, shape[0], 64):
         for start in range(0, shape[1], size):
-            for column in range(start, min(start + size, shape[1]), 16):
-                at = (slice(row, row + 16), slice(column, min(column + 16, start + size)))
+            for column in range(start, min(start + size, shape[1]), 4):
+                at = (slice(row, row + 64), slice(column, min(column + 4, start + size)))
                 ring = [
                     int(c) >> b & 1 for c in tensor.codes[at].flatten() for b in range(code.bits)
                 ]
@@ -89,21 +89,21 @@ def test_feedback_between_runs_lowers_the_error_of_the_product() -> None:
     lost = [
         float(((weight - w) @ inputs).square().sum()) for w in (nearest, fed.tensor.dequantize())
     ]
-    assert lost[1] < 0.7 * lost[0]
+    assert lost[1] < 0.6 * lost[0]
 
 
 def test_experts_are_encoded_each_for_itself() -> None:
-    weight = drawn(3, 32, 32)
+    weight = drawn(3, 64, 32)
     scheme = Scheme("trellis3", "row")
     hessian = torch.eye(32)
     together = gptq(weight, hessian, scheme).tensor
     for i, expert in enumerate(weight):
         alone = gptq(expert, hessian, scheme).tensor
         assert torch.equal(together.dequantize()[i], alone.dequantize())
-        rows = torch.arange(i * 32, i * 32 + 32)
+        rows = torch.arange(i * 64, i * 64 + 64)
         assert torch.equal(together.select_rows(rows).dequantize(), alone.dequantize())
     assert torch.equal(
-        together.rows(torch.tensor([70, 3])), together.dequantize().reshape(96, 32)[[70, 3]]
+        together.rows(torch.tensor([170, 3])), together.dequantize().reshape(192, 32)[[170, 3]]
     )
     with pytest.raises(SchemeError, match="encodes rows together"):
         together.select_rows(torch.tensor([3]))
@@ -152,8 +152,8 @@ def test_what_needs_single_numbers_says_so() -> None:
         Scheme("trellis4", alternatives=("nf4",))
     with pytest.raises(SchemeError, match="'e8p' is a code for vectors"):
         Scheme("e8p")
-    with pytest.raises(SchemeError, match="blocks of 24 do not hold whole runs of 16 columns"):
-        gptq(drawn(16, 48), torch.eye(48), Scheme("trellis4", 24))
+    with pytest.raises(SchemeError, match="blocks of 18 do not hold whole runs of 4 columns"):
+        gptq(drawn(16, 48), torch.eye(48), Scheme("trellis4", 18))
     assert replace_scheme(scheme, block_size=64).code is scheme.code
     codebook = codebook_of(scheme, torch.float32)
-    assert (codebook.run, codebook.dimension, codebook.memoryless) == (16, 1, False)
+    assert (codebook.run, codebook.dimension, codebook.memoryless) == (4, 1, False)

@@ -1,4 +1,4 @@
-"""Trellises over matrices: sequences of 16 rows and 16 columns."""
+"""Trellises over matrices: sequences of 64 rows and 4 columns."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from studentfloat.quantize.codebook.base import Codebook
 
 __all__ = ["TILE_COLUMNS", "TILE_ROWS", "TrellisPaths", "are_whole_tiles", "trellis_paths"]
 
-TILE_ROWS = 16
-TILE_COLUMNS = 16
+# 256 numbers. Few columns, so that feedback to later ones comes soon; no fewer than an 8-bit product
+# sums up at once.
+TILE_ROWS = 64
+TILE_COLUMNS = 4
 _WINDOW = 128
 
 
@@ -26,7 +28,7 @@ _WINDOW = 128
 class TrellisPaths(Codebook):
     """A trellis, its sequences laid over the matrix in tiles.
 
-    A block is cut into runs of 16 columns (the last may have fewer), the rows into groups of 16
+    A block is cut into runs of 4 columns (the last may have fewer), the rows into groups of 64
     (the last may have fewer). Run and group share a ring of codes, row by row; where a ring has
     fewer bits than a state, the window goes around it more than once. An index is the code
     itself.
