@@ -17,8 +17,8 @@ from studentfloat.quantize.codebook.base import Codebook
 
 __all__ = ["TILE_COLUMNS", "TILE_ROWS", "TrellisPaths", "are_whole_tiles", "trellis_paths"]
 
-# 256 numbers. Few columns, so that feedback to later ones comes soon; no fewer than an 8-bit product
-# sums up at once.
+# 256 numbers. Few columns, so that feedback to later ones comes soon; no fewer than a product of
+# 8-bit numbers sums up at once.
 TILE_ROWS = 64
 TILE_COLUMNS = 4
 _WINDOW = 128
