@@ -247,7 +247,7 @@ class PackedLinear(PackedModule, nn.Linear):
         scheme = self.stored["weight"].scheme
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, format={scheme.format.name}, "
+            f"bias={self.bias is not None}, format={scheme.format_name}, "
             f"block_size={scheme.block_size}"
         )
 
@@ -326,7 +326,7 @@ class PackedEmbedding(PackedModule, nn.Embedding):
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         scheme = self.stored["weight"].scheme
-        return f"{self.num_embeddings}, {self.embedding_dim}, format={scheme.format.name}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, format={scheme.format_name}"
 
 
 class _PackedExperts(PackedModule):
