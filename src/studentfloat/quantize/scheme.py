@@ -226,9 +226,21 @@ class Scheme:
         self._check()
 
     @classmethod
-    def per_token(cls, format: Format | str, scale_rule: ScaleRule | str = "absmax") -> Scheme:
-        """One scale per row, in bfloat16: what activations and caches have, token by token."""
-        return cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
+    def per_token(cls, format: AnyFormat | str, scale_rule: ScaleRule | str = "absmax") -> Scheme:
+        """One scale per row, in bfloat16: what activations and caches have, token by token.
+
+        Raises
+        ------
+        SchemeError
+            For a code of several numbers.
+        """
+        scheme = cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
+        if not isinstance(scheme.code, Format):
+            raise SchemeError(
+                f"{scheme.format_name!r} encodes the numbers of several rows together: what is "
+                "quantized token by token needs a format of single numbers, such as int8"
+            )
+        return scheme
 
     def _check(self) -> None:
         if not isinstance(self.code, Format):
