@@ -319,7 +319,7 @@ class Scheme:
     @property
     def has_choice(self) -> bool:
         """Whether a block chooses among several formats."""
-        return len(self.formats) > 1
+        return bool(self.alternatives)
 
     @property
     def by_format(self) -> tuple[Scheme, ...]:
