@@ -144,7 +144,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         assert self.scheme is not None
         return {
             "quant_method": METHOD,
-            "format": self.scheme.format.name,
+            "format": self.scheme.format_name,
             "block_size": self.scheme.block_size,
             "scale_rule": self.scheme.scale_rule.name,
             "scale_dtype": self.scheme.scale_dtype_name,
