@@ -307,19 +307,22 @@ def library_from_groups(
         units = _Units.of(group)
         energies = {g.arguments[0]: g for g in group.each("power_lut_template") if g.arguments}
         for cell in group.each("cell"):
+            if not cell.arguments:
+                raise FailureError(f"library {_title(group)} has a cell without a name")
             if cell.arguments[0] in cells:
                 raise FailureError(
-                    f"cell {cell.arguments[0]} of library {group.arguments[0]} was in a file "
+                    f"cell {cell.arguments[0]} of library {_title(group)} was in a file "
                     "before: give each cell once, and one corner and threshold only"
                 )
             try:
                 cells[cell.arguments[0]] = _cell(cell, units, {**templates, **energies})
-            except (ValueError, IndexError) as error:
+            except (ValueError, LookupError, ArithmeticError) as error:
+                # Numbers and names that are none, in any of the many places of a cell.
                 raise FailureError(
-                    f"cell {cell.arguments[0]} of library {group.arguments[0]}: {error}"
+                    f"cell {cell.arguments[0]} of library {_title(group)} cannot be read: {error}"
                 ) from error
-    voltage = float(groups[0].attributes.get("nom_voltage", "1.0"))
-    name = _joint_name([group.arguments[0] for group in groups])
+    voltage = _real(groups[0].attributes.get("nom_voltage", "1.0"), "nom_voltage")
+    name = _joint_name([_title(group) for group in groups])
     library = Library(name, _without(cells, dont_use), voltage, area_unit, files)
     _check(library)
     return library
@@ -346,6 +349,17 @@ def _without(cells: Mapping[str, Cell], patterns: Sequence[str]) -> dict[str, Ce
         name: replace(cell, dont_use=True) if name in marked else cell
         for name, cell in cells.items()
     }
+
+
+def _title(library: Group) -> str:
+    return library.arguments[0] if library.arguments else "without a name"
+
+
+def _real(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise FailureError(f"Liberty {what} {text!r} is not a number") from None
 
 
 def _check(library: Library) -> None:
@@ -394,7 +408,7 @@ def _quantity(text: str, unit: str) -> float:
     match = re.fullmatch(rf"\s*([\d.eE+-]*)\s*([munpf]?){unit}\s*", text.lower())
     if not match:
         raise FailureError(f"Liberty unit {text!r} is none of a number of {unit} with a prefix")
-    return float(match[1] or 1) * _PREFIX[match[2]]
+    return _real(match[1] or "1", f"unit {text!r}:") * _PREFIX[match[2]]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -60,6 +60,8 @@ class InputScale(InputTransform):
 
     scale: Tensor
 
+    kind: ClassVar[str] = InputScaleSpec.kind
+
     @property
     def spec(self) -> InputScaleSpec:
         return InputScaleSpec()

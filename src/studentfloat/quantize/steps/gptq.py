@@ -56,8 +56,9 @@ class Gptq(Step):
             keep=state.keep,
             name=state.name,
         )
-        kept = None
+        parts = state.parts
         if state.keep is not None:
-            kept = set_aside(state.weight if result.kept is None else result.kept, state.keep)
+            whole = state.weight if result.kept is None else result.kept
+            parts = (*parts, set_aside(whole, state.keep))
         notes = (*state.notes, *result.notes)
-        return replace(state, base=result.tensor, outliers=kept, notes=notes)
+        return replace(state, base=result.tensor, parts=parts, notes=notes)

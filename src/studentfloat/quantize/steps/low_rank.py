@@ -53,4 +53,4 @@ class CorrectLowRank(Step):
         if state.keep is not None:
             residual = residual.masked_fill(state.keep, 0)
         found = low_rank_correction(residual, self.rank, state.inputs, bits=self.bits)
-        return replace(state, low_rank=found)
+        return replace(state, parts=(*state.parts, found))

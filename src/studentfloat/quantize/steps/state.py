@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
-from studentfloat.quantize.parts import LowRank, Outliers
+from studentfloat.quantize.parts import Part
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.step import Step
 from studentfloat.quantize.tensor import QuantizedTensor
@@ -67,8 +67,10 @@ class WeightState:
         bool, of the weight's shape: what is kept aside in 16 bits.
     row_tables
         Codebooks of the rows' own.
-    base, outliers, low_rank
-        What is found so far of the quantized weight.
+    base
+        Codes and scales, once the weight is rounded.
+    parts
+        What is stored beside them, in the order in which steps found it.
     notes
         In words, what a reader of the result must know.
     """
@@ -82,8 +84,7 @@ class WeightState:
     keep: Tensor | None = None
     row_tables: Tensor | None = None
     base: QuantizedTensor | None = None
-    outliers: Outliers | None = None
-    low_rank: LowRank | None = None
+    parts: tuple[Part, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
