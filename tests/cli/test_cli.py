@@ -72,16 +72,16 @@ def test_killed_it_goes_on(llama, tmp_path) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     cells = tmp_path / "cells"
     deadline = time.monotonic() + 120
-    while len(list(cells.glob("*.json")) if cells.is_dir() else []) < 4:
+    while len(list(cells.rglob("*.json")) if cells.is_dir() else []) < 4:
         assert time.monotonic() < deadline
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {file.name: file.read_bytes() for file in cells.glob("*.json")}
+    kept = {file: file.read_bytes() for file in cells.rglob("*.json")}
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all((cells / name).read_bytes() == content for name, content in kept.items())
+    assert all(file.read_bytes() == content for file, content in kept.items())
     assert len(json.loads((tmp_path / "results.json").read_text())["formats"]) == 5
 
 
@@ -106,6 +106,19 @@ def test_misuse_is_one_line_without_traceback(arguments, code, message, tmp_path
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_option_has_the_same_default_in_compare_quantize_and_studies() -> None:
+    from studentfloat.cli.compare import compare
+    from studentfloat.cli.quantize import quantize
+    from studentfloat.study.options import CompareOptions, SchemeSettings
+
+    defaults = [{p.name: p.default for p in command.params} for command in (compare, quantize)]
+    for name in ("scale_dtype", "scale_rule", "block_size"):
+        wanted = getattr(SchemeSettings(), name)
+        assert getattr(CompareOptions(), name) == wanted
+        assert [found[name] for found in defaults] == [str(wanted)] * 2
+    assert SchemeSettings().scale_dtype == "bfloat16"
 
 
 def test_empty_text(llama, tmp_path) -> None:

@@ -10,9 +10,10 @@ from studentfloat.hardware.energy import dequantizer_energy
 from studentfloat.hardware.kinds import Job, Measured, Setting, UnitKind, spread
 from studentfloat.hardware.netlist import Netlist, area_by_module
 from studentfloat.hardware.proof import Proof
-from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost
+from studentfloat.hardware.records import Candidate, HardwareCost
 from studentfloat.hardware.synthesis import synthesize
 from studentfloat.hardware.timing import analyze_timing
+from studentfloat.records import AreaBreakdown
 
 __all__ = ["DequantizerKind"]
 
@@ -57,7 +58,7 @@ class DequantizerKind(UnitKind):
             area_unit=library.area_unit,
             area_spread=spread(areas),
             area_relative_to_int4=None,
-            area_split=AreaSplit(
+            area_split=AreaBreakdown(
                 decoder=parts.get(unit.decoder.name, (0.0, 0.0))[0],
                 multiplier=parts[unit.top][0],
                 adder=0.0,

@@ -21,10 +21,11 @@ from studentfloat.hardware.proof import (
     prove_sum,
     prove_unit,
 )
-from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost
+from studentfloat.hardware.records import Candidate, HardwareCost
 from studentfloat.hardware.synthesis import Recipe, SynthesisResult, synthesize
 from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import ARRAY_SIDE, Unit, dot, mac, systolic_array
+from studentfloat.records import AreaBreakdown
 
 __all__ = [
     "DotKind",
@@ -212,7 +213,7 @@ def _area(unit: Unit, result: SynthesisResult, library: Library) -> float:
     return element + (result.netlist.area - element) / unit.array_side
 
 
-def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaSplit:
+def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaBreakdown:
     """Synthesize once more with all boundaries kept, and see what lies where."""
     multiplier = unit.multiplier
     decoders = {d.name for d in (multiplier.decoder_a, multiplier.decoder_b) if d}
@@ -220,7 +221,7 @@ def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaSplit:
     (result,) = synthesize(unit.verilog, unit.top, library, [recipe], keep=kept)
     areas = area_by_module(result.modular_json, unit.top, library)
     logic = {name: own for name, (own, _) in areas.items()}
-    return AreaSplit(
+    return AreaBreakdown(
         decoder=sum(logic.get(name, 0.0) for name in decoders) / unit.array_side,
         multiplier=sum(
             own for name, own in logic.items() if name not in decoders and name != unit.sum

@@ -11,8 +11,9 @@ from studentfloat.hardware.dequantizer_rows import DequantizerKind
 from studentfloat.hardware.kinds import Job, Measured, Setting, UnitKind
 from studentfloat.hardware.mac_rows import DotKind, MacKind, SystolicKind
 from studentfloat.hardware.netlist import netlist_from_json
-from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost
+from studentfloat.hardware.records import Candidate, HardwareCost
 from studentfloat.hardware.units import MOST_LANES
+from studentfloat.records import AreaBreakdown
 
 __all__ = ["METHOD_VERSION", "UNITS", "cached_row", "unit_kind"]
 
@@ -82,7 +83,7 @@ def _from_json(data: dict[str, object]) -> Measured:
     split, candidates = row.pop("area_split"), row.pop("candidates")
     cost = HardwareCost(
         **row,
-        area_split=AreaSplit(**split) if isinstance(split, dict) else None,
+        area_split=AreaBreakdown(**split) if isinstance(split, dict) else None,
         candidates=tuple(Candidate(**candidate) for candidate in candidates),
     )
     return Measured(cost, str(netlist), str(top))

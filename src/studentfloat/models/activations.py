@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from studentfloat.quantize.accumulate import grid_integers, integer_matmul
 from studentfloat.quantize.blocks import block_parts, part_view
 from studentfloat.quantize.codebook.levels import format_levels
 from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
-from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
+from studentfloat.quantize.scheme import ROW, TENSOR, Scheme, replace_scheme
 from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["ActivationScheme", "calibrate_ranges", "integer_linear", "quantized_activations"]
@@ -206,7 +206,7 @@ def integer_linear(
             f"activations in blocks of {scheme.block_size} against weights in blocks of "
             f"{weight.scheme.block_size}: sums in integers need equal blocks"
         )
-    if len(weight.scheme.formats) + len(scheme.formats) > 2 or weight.row_tables is not None:
+    if weight.scheme.has_choice or scheme.has_choice or weight.row_tables is not None:
         raise ConfigError("sums in integers take one format each for activations and weights")
     rounded = quantize(inputs, scheme, name="activations")
     left, right = _integers(rounded), _integers(weight)
@@ -256,7 +256,7 @@ def _clip_to_quantile(inputs: Tensor, scheme: Scheme, quantile: float) -> Tensor
 
 def replace_block(scheme: Scheme, size: int) -> Scheme:
     """The scheme with blocks of another size."""
-    return replace(scheme, block_size=size)
+    return replace_scheme(scheme, block_size=size)
 
 
 def _is_linear(site: WeightSite) -> bool:

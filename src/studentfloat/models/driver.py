@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.pipeline import quantize_weight
-from studentfloat.quantize.rounding.nearest import fake_quantize
+from studentfloat.quantize.rounding.nearest import check_tensor, fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.steps.state import SharedInput
 from studentfloat.quantize.transforms import ChannelScale, InputTransform
@@ -266,6 +267,9 @@ class ModelQuantizer:
         fed = _Fed(inputs)
         scheme = self._method.on_scheme(self._scheme)
         weights = tuple(site.matrix(site.parameter.detach()) for site in group)
+        inputs.check(group[0].name)
+        for site, weight in zip(group, weights, strict=True):
+            check_tensor(weight, site.name)
         shared = SharedInput(weights, inputs, scheme)
         for step in self._method.transforms:
             found = step.find(shared)
@@ -397,7 +401,8 @@ def _errors(
 
 
 def _square(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))
+    total = float(values.square().sum(dtype=torch.float64))
+    return total if math.isfinite(total) else float(values.double().square().sum())
 
 
 def _share(part: float, whole: float) -> float:

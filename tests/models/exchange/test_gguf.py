@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -107,15 +108,15 @@ def test_there_and_back(kind: str, tmp_path: Path) -> None:
     assert torch.allclose(logits_of(tmp_path / "again"), logits_of(packed), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", SCHEMES)
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
 @given(data=st.data())
 def test_any_block_of_bytes(kind: str, data) -> None:
     """Codes and scales of any bytes are what gguf makes of them, and give the bytes again."""
     block = BLOCK_TYPES[kind]
     raw = data.draw(st.binary(min_size=4 * block.block_bytes, max_size=4 * block.block_bytes))
     rows = np.frombuffer(raw, np.uint8).reshape(2, -1)
-    codes, scales = block.unpack(rows)
-    assert np.array_equal(block.pack(codes, scales), rows)
+    codes, scales, minima = block.unpack(rows)
+    assert np.array_equal(block.pack(codes, scales, minima), rows)
     values = torch.from_numpy(block.format.decode_table.copy()).float()[codes.int()]
     if scales.dtype == torch.uint8:
         if bool((scales == 255).any()):  # NaN in the standard; a number to ggml, refused here
@@ -125,7 +126,10 @@ def test_any_block_of_bytes(kind: str, data) -> None:
         numbers = scales.float()
     with np.errstate(invalid="ignore", over="ignore"):
         expected = gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])
-    made = (values.reshape(2, -1, 32) * numbers[..., None]).reshape(2, -1).numpy()
+    made = values.reshape(2, -1, 32) * numbers[..., None]
+    if minima is not None:
+        made = made + minima.float()[..., None]
+    made = made.reshape(2, -1).numpy()
     assert np.array_equal(made, expected, equal_nan=True)
 
 
@@ -307,10 +311,37 @@ def test_other_types_are_refused_but_for_the_embedding(tmp_path: Path) -> None:
         rtol=1e-4,
         atol=1e-4,
     )
-    layers = {"blk.0.ffn_up.weight": "Q4_1"}
+    layers = {"blk.0.ffn_up.weight": "Q5_1"}
     other = requantized(tmp_path / "model.gguf", tmp_path / "other.gguf", layers)
-    with pytest.raises(SchemeError, match="1 matrices in Q4_1"):
+    with pytest.raises(SchemeError, match="1 matrices in Q5_1"):
         import_model(str(other), tmp_path / "other")
+
+
+def test_a_minimum_per_block_there_and_back(tmp_path: Path) -> None:
+    packed = pack(SCHEMES["Q4_0"], tmp_path)
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    # Queries are the matrix whose rows llama.cpp has in another order.
+    layers = dict.fromkeys(("blk.0.ffn_up.weight", "blk.1.attn_q.weight"), "Q4_1")
+    mixed = requantized(file, tmp_path / "mixed.gguf", layers)
+    import_model(str(mixed), tmp_path / "again")
+    checkpoint = PackedCheckpoint.open(tmp_path / "again")
+    up = checkpoint.weight("model.layers.0.mlp.up_proj.weight")
+    assert [part.kind for part in up.parts] == ["offsets"]
+    assert up.bits_per_weight == 5.0
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(mixed).tensors}
+    made = theirs["blk.0.ffn_up.weight"]
+    assert np.array_equal(gguf.dequantize(made.data, made.tensor_type), up.dequantize().numpy())
+    expected = logits_of(tmp_path, gguf_file="mixed.gguf")
+    assert torch.allclose(logits_of(tmp_path / "again"), expected, rtol=1e-4, atol=1e-4)
+    # The tokenizer that transformers reads from a GGUF file has a token more.
+    for part in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packed / part, tmp_path / "again")
+    export_model(tmp_path / "again", "gguf", tmp_path / "back.gguf")
+    for tensor in gguf.GGUFReader(tmp_path / "back.gguf").tensors:
+        assert tensor.tensor_type == theirs[tensor.name].tensor_type
+        assert np.array_equal(tensor.data, theirs[tensor.name].data)
+    with pytest.raises(SchemeError, match=r"ONNX cannot carry .* adds an offset to each block"):
+        export_model(tmp_path / "again", "onnx", tmp_path / "onnx")
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -376,3 +407,79 @@ def test_no_scale_no_code(tmp_path: Path) -> None:
     made = PackedCheckpoint.open(tmp_path / "again").weight(name).dequantize()
     assert not made[:, :32].any()
     assert torch.equal(made, PackedCheckpoint.open(packed).weight(name).dequantize())
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDENTFLOAT_CACHE", str(tmp_path / "cache"))
+
+
+# The second cannot be told from another scaling by its factors alone: its bounds are unusual.
+UNUSUAL = {"rope_theta": 100.0, "low_freq_factor": 1.5, "high_freq_factor": 5.0, "factor": 4.0}
+SCALED = [LLAMA3, {**LLAMA3, **UNUSUAL}]
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("rope", SCALED, ids=["usual", "unusual"])
+def test_a_scaled_rope_is_read_from_its_factors(rope, tmp_path: Path) -> None:
+    """Transformers leaves the tensor out: the model would lose its long context."""
+    packed = pack(SCHEMES["Q8_0"], tmp_path, lambda: llama(rope_parameters=rope))
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    assert "rope_freqs.weight" in {tensor.name for tensor in gguf.GGUFReader(file).tensors}
+    import_model(str(file), tmp_path / "again")
+    dense = find_model(str(file)).directory
+    if rope is LLAMA3:
+        found = json.loads((dense / "config.json").read_text())["rope_parameters"]
+        assert found == pytest.approx(rope)
+    expected = logits_of(packed)
+    for place in (tmp_path / "again", dense):
+        assert torch.allclose(logits_of(place), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"blk.1.ffn_up.weight", b"blk.1.ffn_uq.weight", r"layers\.1\.mlp\.up_proj"),
+        (b"rope_freqs.weight", b"rope_fraqs.weight", r"rope_fraqs\.weight, which transformers"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(
+    old: bytes, new: bytes, message: str, tmp_path: Path
+) -> None:
+    """What is missing would be drawn at random, and what has no place would be left out."""
+    packed = pack(SCHEMES["Q8_0"], tmp_path, lambda: llama(rope_parameters=LLAMA3))
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    raw = file.read_bytes()
+    assert raw.count(old) == 1
+    file.write_bytes(raw.replace(old, new))
+    with pytest.raises(ModelError, match=message):
+        find_model(str(file))
+    with pytest.raises(StudentFloatError, match=new.decode()):
+        import_model(str(file), tmp_path / "again")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_one_part_of_a_split_file_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output_norm.weight"):
+        writer.add_tensor(name, np.ones((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    first = tmp_path / "m-00001-of-00002.gguf"
+    for read in (lambda: find_model(str(first)), lambda: import_model(str(first), tmp_path / "o")):
+        with pytest.raises(ModelError, match=r"part 1 of 2 .*llama-gguf-split --merge"):
+            read()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_a_file_is_converted_to_has_the_embedding(tmp_path: Path) -> None:
+    packed = pack(SCHEMES["Q8_0"], tmp_path, llama)
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    state = {}
+    for shard in find_model(str(file)).weight_files:
+        state |= load_file(shard)
+    assert "model.embed_tokens.weight" in state
+    assert "lm_head.weight" not in state

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,6 +13,7 @@ from studentfloat.quantize.blocks import block_length, compute_dtype
 from studentfloat.quantize.codebook import Codebook, codebook_of
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.packing import pack_codes
+from studentfloat.quantize.rounding.factors import Factor, factorize_all
 from studentfloat.quantize.rounding.nearest import (
     check_range,
     check_tensor,
@@ -30,8 +29,6 @@ __all__ = ["GPTQResult", "RoundedColumns", "gptq", "round_columns"]
 
 # Columns whose updates are applied at once to all later ones, as one matrix product.
 _BATCH = 128
-_DAMPING_STEP = 10.0
-_MOST_DAMPING = 10.0
 
 
 class GPTQResult(NamedTuple):
@@ -106,7 +103,7 @@ def gptq(
     if scheme.block_size == TENSOR:
         codes, selectors = codes.reshape(1, -1), selectors[:1]
     tensor = QuantizedTensor(
-        packed=pack_codes(codes, scheme.format.bits),
+        packed=pack_codes(codes, scheme.code_bits),
         scales=rounded.stored_scales,
         scheme=scheme,
         shape=tuple(weight.shape),
@@ -171,7 +168,7 @@ def round_columns(
     _check_runs(codebook, scheme, weight.shape[-1])
     matrices = weight.to(compute_dtype(weight.dtype)).reshape(-1, *weight.shape[-2:])
     hessians = hessian.reshape(-1, *hessian.shape[-2:]).expand(len(matrices), -1, -1)
-    factors, notes = _factors(hessians, scheme, codebook, options, name)
+    factors, notes = factorize_all(hessians, scheme, codebook, options, name)
     rows = matrices.shape[1]
     masks = [None] * len(matrices) if keep is None else list(keep.reshape(matrices.shape))
     fixed = None
@@ -194,16 +191,15 @@ def round_columns(
     if fixed is None:
         stored = store_scales(scales, scheme, name)
     check_range(scales, codebook, scheme, weight.dtype, name)
-    left = torch.stack([part.left for part in rounded])
-    if not torch.isfinite(left).all():
-        raise DataError(f"{name}: errors fed back to later columns overflow: scale it down")
+    for part in rounded:
+        _check_feedback(part.left, name)
     return RoundedColumns(
         torch.cat([part.codes for part in rounded]),
         scales,
         stored,
         selectors,
         tuple(dict.fromkeys(notes)),
-        None if keep is None else left.reshape(weight.shape),
+        None if keep is None else torch.stack([r.left for r in rounded]).reshape(weight.shape),
     )
 
 
@@ -213,35 +209,13 @@ class _Rounded(NamedTuple):
     left: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """Columns that are rounded together, in the order in which they are.
-
-    Attributes
-    ----------
-    columns
-        int64, of shape ``(width,)``: the columns in that order.
-    starts
-        Where each run begins among `columns`; and at the end, where the last one ends.
-    blocks
-        The block that each run is in.
-    codes
-        int64: where the codes of the runs, one after the other, stand in the row.
-    """
-
-    columns: Tensor
-    starts: list[int]
-    blocks: list[int]
-    codes: Tensor
-
-
 class _Columns:
     """One matrix on its way: transposed, its columns as rows in the order of rounding."""
 
     def __init__(
         self,
         matrix: Tensor,
-        factor: _Factor,
+        factor: Factor,
         scheme: Scheme,
         codebook: Codebook,
         *,
@@ -291,38 +265,48 @@ class _Columns:
 
     def _batch(self, first: int, last: int) -> tuple[list[Tensor], Tensor]:
         """Round runs [first, last): their codes, and scaled errors of shape (columns, rows)."""
-        start, stop = self._runs.starts[first], self._runs.starts[last]
+        starts = self._runs.starts
+        start, stop = starts[first], starts[last]
         left = self._left[start:stop]
         errors = torch.empty_like(left)
         upper = self._upper[start:stop, start:stop]
         inverse = (1 / upper.diagonal()).tolist()
+        # A column alone stays a vector: views of it as a matrix would cost more than its rounding.
+        is_column = self._codebook.run == 1
+        gather = torch.stack if is_column else torch.cat
         codes: list[Tensor] = []
         indices: list[Tensor] = []
         codebook, block = self._codebook, -1
         for run in range(first, last):
             if self._runs.blocks[run] != block:
                 if indices:
-                    codes.append(codebook.codes(torch.cat(indices, dim=1)))
+                    codes.append(codebook.codes(gather(indices, dim=1)))
                     indices = []
                 block = self._runs.blocks[run]
                 scales, divisor, codebook = self._enter_block(block, run)
-            a, b = (at - start for at in self._runs.starts[run : run + 2])
-            now = left[a:b]
-            index = codebook.nearest((now / divisor).T, self._weights(start + a, start + b))
-            indices.append(index)
-            error = codebook.values(index, b - a).T.mul(scales)
-            if self._keep is not None:
-                aside = now.bfloat16().to(error.dtype)
-                error = torch.where(self._keep[start + a : start + b], aside, error)
-            torch.sub(now, error, out=error)
-            if b - a == 1:
-                error.mul_(inverse[a])
+            a, b = starts[run] - start, starts[run + 1] - start
+            at = a if is_column else slice(a, b)
+            now, error = left[at], errors[at]
+            numbers = now / divisor
+            if is_column:
+                index = codebook.nearest(numbers)
+                value = codebook.values(index, 1) * scales
             else:
-                error = torch.linalg.solve_triangular(upper[a:b, a:b].T, error, upper=False)
-            errors[a:b] = error
-            if b < stop - start:
+                index = codebook.nearest(numbers.T, self._weights(start + a, start + b))
+                value = codebook.values(index, b - a).T * scales
+            indices.append(index)
+            if self._keep is not None:
+                aside = now.bfloat16().to(value.dtype)
+                value = torch.where(self._keep[start:stop][at], aside, value)
+            torch.sub(now, value, out=error)
+            if is_column:
+                error.mul_(inverse[a])
+                left[b:].addr_(upper[a, b:], error, alpha=-1)
+            else:
+                within = upper[a:b, a:b].T
+                error.copy_(torch.linalg.solve_triangular(within, error, upper=False))
                 left[b:].addmm_(upper[a:b, b:].T, error, alpha=-1)
-        codes.append(codebook.codes(torch.cat(indices, dim=1)))
+        codes.append(codebook.codes(gather(indices, dim=1)))
         return codes, errors
 
     def _weights(self, start: int, stop: int) -> Tensor | None:
@@ -342,6 +326,7 @@ class _Columns:
             at = self._runs.starts[run]
             end = self._runs.starts[run + self._runs.blocks.count(block)]
             numbers = self._left[at:end].T.contiguous()
+            _check_feedback(numbers, self._name)
             if self._keep is not None:
                 numbers.masked_fill_(self._keep[at:end].T, 0)
             weights = None
@@ -356,135 +341,6 @@ class _Columns:
         return scales, divisor, self._codebook.choosing(selectors)
 
 
-class _Factor(NamedTuple):
-    """Runs in their order, and the upper factor of the inverse Hessian in that order.
-
-    `importance` is what errors of columns in one run weigh against each other, of shape
-    ``(width,)``; None where runs are single columns.
-    """
-
-    runs: _Runs
-    upper: Tensor
-    importance: Tensor | None
-
-
-def _factors(
-    hessians: Tensor, scheme: Scheme, codebook: Codebook, options: GPTQOptions, name: str
-) -> tuple[list[_Factor], list[str]]:
-    """Factorize each Hessian; a Hessian shared by all experts only once."""
-    notes: list[str] = []
-    factors: dict[int, _Factor] = {}
-    found = []
-    for hessian in hessians:
-        key = hessian.data_ptr()
-        if key not in factors:
-            factors[key] = _factorize(hessian, scheme, codebook, options, name=name, notes=notes)
-        found.append(factors[key])
-    return found, notes
-
-
-def _factorize(
-    hessian: Tensor,
-    scheme: Scheme,
-    codebook: Codebook,
-    options: GPTQOptions,
-    *,
-    name: str,
-    notes: list[str],
-) -> _Factor:
-    # In double precision: the inverse of a nearly singular matrix is what is asked for.
-    full = hessian.double().clone()
-    if not torch.isfinite(full).all():
-        raise DataError(f"the Hessian of {name} holds NaN or infinity: its inputs overflow")
-    diagonal = full.diagonal()
-    dead = diagonal == 0
-    alive = diagonal[~dead]
-    if not len(alive):
-        notes.append("its inputs were all zero: rounded to nearest")
-    elif dead.any():
-        notes.append(f"{int(dead.sum())} of {len(dead)} inputs were always zero")
-    energy = float(alive.mean()) if len(alive) else 1.0
-    # A dead channel meets no other: its row and column are zero beside the diagonal.
-    full[dead, :] = 0
-    full[:, dead] = 0
-    full.diagonal()[dead] = energy
-    runs = _runs(full.diagonal(), scheme, codebook, options)
-    # Reversed, so that the triangular factor of the inverse needs no inverse of its own:
-    # with J the reversal and J H J = L L^T, the inverse is U^T U with U = J L^-1 J.
-    back = runs.columns.flip(0)
-    reversed_hessian = full[back][:, back]
-    damping = options.damping
-    while True:
-        damped = reversed_hessian.clone()
-        damped.diagonal().add_(damping * energy)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not int(failed):
-            break
-        damping *= _DAMPING_STEP
-        if damping > _MOST_DAMPING:
-            raise DataError(
-                f"the Hessian of {name} is not positive definite even with damping "
-                f"{damping / _DAMPING_STEP:g}: its inputs are unsound"
-            )
-        notes.append(f"damping raised to {damping:g}: the Hessian was not positive definite")
-    identity = torch.eye(len(full), dtype=full.dtype, device=full.device)
-    upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-    importance = None
-    if codebook.run > 1:
-        # A dead channel counts as much as damping alone makes it.
-        share = torch.where(dead[runs.columns], damping, 1.0)
-        importance = _importance(upper, runs) * share
-    return _Factor(runs, upper, importance)
-
-
-def _importance(upper: Tensor, runs: _Runs) -> Tensor:
-    """The diagonal of each run's ``U^-1 U^-T``: what an error costs that nothing makes up for."""
-    parts = []
-    for start, stop in pairwise(runs.starts):
-        own = upper[start:stop, start:stop]
-        identity = torch.eye(stop - start, dtype=own.dtype, device=own.device)
-        inverse = torch.linalg.solve_triangular(own, identity, upper=True)
-        parts.append(inverse.square().sum(dim=1))
-    return torch.cat(parts)
-
-
-def _runs(diagonal: Tensor, scheme: Scheme, codebook: Codebook, options: GPTQOptions) -> _Runs:
-    """Runs of columns in the order in which they are rounded."""
-    width, device = len(diagonal), diagonal.device
-    columns = torch.arange(width, device=device)
-    block_of = columns // block_length(width, scheme)
-    within = columns % block_length(width, scheme)
-    # Runs begin anew with each block.
-    begins = within % codebook.run == 0
-    run_of = begins.long().cumsum(0) - 1
-    sizes = torch.bincount(run_of)
-    order = torch.arange(len(sizes), device=device)
-    if options.order != "none":
-        energy = torch.zeros_like(sizes, dtype=diagonal.dtype).index_add_(0, run_of, diagonal)
-        order = torch.argsort(energy / sizes, descending=True, stable=True)
-    if options.order == "blocks":
-        parts = torch.split(diagonal, block_length(width, scheme))
-        energies = torch.stack([part.mean() for part in parts])
-        rank = torch.argsort(torch.argsort(energies, descending=True, stable=True))
-        order = order[torch.argsort(rank[block_of[begins]][order], stable=True)]
-    counts = -(-sizes // codebook.dimension)
-    first_code = counts.cumsum(0) - counts
-    first_column = columns[begins]
-    return _Runs(
-        columns=_ranges(first_column[order], sizes[order]),
-        starts=[0, *sizes[order].cumsum(0).tolist()],
-        blocks=block_of[begins][order].tolist(),
-        codes=_ranges(first_code[order], counts[order]),
-    )
-
-
-def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
-    """The numbers ``start ... start + size - 1`` of each range, one after the other."""
-    ends = sizes.cumsum(0)
-    places = torch.arange(int(ends[-1]), device=starts.device)
-    return places + torch.repeat_interleave(starts - (ends - sizes), sizes)
-
-
 def _scales_are_static(scheme: Scheme, options: GPTQOptions, width: int) -> bool:
     """Whether scales must be known before the first column is rounded."""
     together = isinstance(scheme.scale_dtype, Scheme) or scheme.block_size == TENSOR
@@ -493,7 +349,7 @@ def _scales_are_static(scheme: Scheme, options: GPTQOptions, width: int) -> bool
 
 
 def _static_scales(
-    matrices: Tensor, factors: list[_Factor], scheme: Scheme, codebook: Codebook, name: str
+    matrices: Tensor, factors: list[Factor], scheme: Scheme, codebook: Codebook, name: str
 ) -> tuple[ScaledBlocks, Tensor | QuantizedTensor]:
     """Scales of the original weights: those of all matrices' rows, and as they are stored."""
     count, rows, width = matrices.shape
@@ -527,6 +383,12 @@ def _check_shapes(weight: Tensor, hessian: Tensor, scheme: Scheme, name: str) ->
             f"a Hessian of shape {tuple(hessian.shape)} does not fit {name} of shape "
             f"{tuple(weight.shape)}: it must be {wanted}, or one such per expert"
         )
+
+
+def _check_feedback(left: Tensor, name: str) -> None:
+    # The extremes of numbers are NaN where any of them is.
+    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(left)):
+        raise DataError(f"{name}: errors fed back to its later columns overflow: scale it down")
 
 
 def _check_runs(codebook: Codebook, scheme: Scheme, width: int) -> None:
