@@ -311,7 +311,6 @@ class ModelQuantizer:
             site.name,
             result.weight,
             result.method,
-            kind=site.role,
             notes=(*fed.notes, *result.notes),
             seconds=round(seconds, 3),
             **errors,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
+from studentfloat.models.roles import layer_of, role_of
 from studentfloat.records import SkippedTensor
 
 __all__ = ["WeightKind", "WeightSite", "walk_weights"]
@@ -52,14 +52,12 @@ class WeightSite:
     @property
     def layer(self) -> int | None:
         """Index of the block that it is in: the first number in its name."""
-        match = re.search(r"\.(\d+)\.", f".{self.name}")
-        return int(match.group(1)) if match else None
+        return layer_of(self.name)
 
     @property
     def role(self) -> str:
-        """What it is within its block: the module's own name (``q_proj``)."""
-        parts = [part for part in self.name.split(".") if not part.isdigit()]
-        return parts[-2] if len(parts) > 1 and parts[-1] == "weight" else parts[-1]
+        """What it is within its block (``q_proj``), as the profile of a checkpoint calls it."""
+        return role_of(self.name)
 
     def matrix(self, values: Tensor) -> Tensor:
         """See values of the parameter's shape with the summed-up axis last.

@@ -20,13 +20,12 @@ from studentfloat.errors import (
     ModelError,
     PickledWeightsError,
 )
+from studentfloat.models.roles import layer_of, role_of
 from studentfloat.models.sources import ModelSource, Trust, find_model
 from studentfloat.models.stream import (
     StoredTensor,
     fingerprint,
-    layer_of,
     list_tensors,
-    role_of,
 )
 from studentfloat.progress import Progress, silent
 from studentfloat.records import (
