@@ -26,10 +26,12 @@ PACKAGES = (
     *(
         "studentfloat.evaluate",
         "studentfloat.evaluate.tasks",
+        "studentfloat.profile",
         "studentfloat.hardware",
         "studentfloat.study",
     ),
     *("studentfloat.report", "studentfloat.records", "studentfloat.errors"),
+    "studentfloat.progress",
 )
 COMMAND_LINE = """# Command line
 

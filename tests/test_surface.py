@@ -16,6 +16,10 @@ SURFACE = {
         *("block_optimal", "e2m1_b", "e2m1_i", "format_from_toml", "format_to_toml"),
         *("get_format", "integer", "lloyd_max", "load_format", "minifloat", "normal_float"),
         *("power_density", "quantile_format", "resolve_format", "save_format", "student_float"),
+        *("CODES", "AnyFormat", "ByteSum", "Convolution", "DrawnTable", "E8Lattice", "Points"),
+        *("Table", "Trellis", "VectorFormat", "code_from_toml", "code_to_toml", "distortion"),
+        *("fit_points", "get_code", "get_trellis", "get_vectors", "resolve_code"),
+        "shannon_bound",
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
@@ -44,6 +48,11 @@ SURFACE = {
     "studentfloat.evaluate.tasks": [
         *("TASKS", "LoadedTasks", "StudentFloatLM", "TaskOptions", "load_tasks"),
         *("evaluate_model", "paired_task_differences", "score_tasks"),
+    ],
+    "studentfloat.progress": ["Progress", "silent"],
+    "studentfloat.profile": [
+        *("ActivationSettings", "DeriveOptions", "ProfileSettings", "derive_formats"),
+        *("merge_profiles", "profile_model", "profile_models", "read_profile"),
     ],
     "studentfloat.study": [
         *("DEFAULT_FORMATS", "CompareOptions", "HardwareOptions", "compare"),

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from studentfloat.cli.main import cli
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.formats import load_format
-from studentfloat.study.profiles import models_in
+from studentfloat.profile.several import models_in
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_derive_without_a_profile(tmp_path) -> None:
 
 def test_profiling_weights_leaves_torch_unloaded(model) -> None:
     code = (
-        "import sys; from studentfloat.study.profile import profile_model; "
+        "import sys; from studentfloat.profile.model import profile_model; "
         f"profile_model({str(model)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

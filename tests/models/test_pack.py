@@ -380,17 +380,22 @@ def test_memory_is_flat(tmp_path: Path) -> None:
         "mlp.up_proj": (2048, 1024),
         "mlp.down_proj": (1024, 2048),
     }
+    weight_map = {}
     for layer in range(layers):
         tensors = {
             f"model.layers.{layer}.{name}.weight": torch.randn(shape).bfloat16()
             for name, shape in shapes.items()
         }
-        save_file(tensors, place / f"model-{layer:02}.safetensors", {"format": "pt"})
+        file = f"model-{layer:02}.safetensors"
+        save_file(tensors, place / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
     rest = {
         "model.embed_tokens.weight": torch.randn(260, 1024).bfloat16(),
         "model.norm.weight": torch.ones(1024),
     }
     save_file(rest, place / "model-rest.safetensors", {"format": "pt"})
+    weight_map |= dict.fromkeys(rest, "model-rest.safetensors")
+    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     size = sum(f.stat().st_size for f in place.glob("*.safetensors"))
     script = (
         "import resource; from pathlib import Path\n"

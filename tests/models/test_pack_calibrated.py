@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import studentfloat.transformers  # noqa: F401
@@ -51,6 +53,24 @@ def test_logits_are_those_of_the_method(make, method: str, tmp_path: Path) -> No
     torch.testing.assert_close(logits(packed), logits(model.module), rtol=1e-4, atol=1e-4)
     found = verify_checkpoint(tmp_path / "packed", source=source)
     assert not found.problems
+
+
+@pytest.mark.parametrize("method", ["awq", "smooth=0.5"])
+def test_norms_that_scales_were_folded_into_are_on_record(method: str, tmp_path: Path) -> None:
+    source = find_model(str(tiny.save(tiny.llama, tmp_path / "dense")))
+    out = tmp_path / "out"
+    calibrate_checkpoint(source, SCHEME, parse_method(method), out, calibration=FEW)
+    manifest = json.loads((out / "studentfloat.json").read_text())
+    assert any(name.endswith("layernorm.weight") for name in manifest["changed"])
+    assert not verify_checkpoint(out, source=source).problems
+    # A norm that nothing was folded into is still held against the source's.
+    state = load_file(tmp_path / "dense" / "model.safetensors")
+    state["model.norm.weight"] += 1
+    state[manifest["changed"][0]] += 1
+    save_file(state, tmp_path / "dense" / "model.safetensors", {"format": "pt"})
+    other = find_model(str(tmp_path / "dense"))
+    (problem,) = verify_checkpoint(out, source=other).problems
+    assert problem.startswith("model.norm.weight is not quantized and yet not that of")
 
 
 def test_interrupted_after_a_block_it_ends_with_the_same_bytes(tmp_path: Path) -> None:

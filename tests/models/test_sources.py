@@ -149,6 +149,7 @@ def test_odd_configurations_are_words_not_tracebacks(llama_directory) -> None:
     file.write_text(json.dumps(config))
     (llama_directory / "extra.safetensors").mkdir()
     assert load_model(find_model(str(llama_directory))).kind is ModelKind.CAUSAL
+    (llama_directory / "model.safetensors").rename(llama_directory / "model-1.safetensors")
     index = llama_directory / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": ["not", "a", "table"]}))
     with pytest.raises(ModelError, match="weight_map"):

@@ -56,8 +56,8 @@ def derive(
     import json
 
     from studentfloat.formats import format_to_toml, save_format
-    from studentfloat.study.derive import DeriveOptions, derive_formats
-    from studentfloat.study.profile_file import read_profile
+    from studentfloat.profile.derive import DeriveOptions, derive_formats
+    from studentfloat.profile.files import read_profile
 
     formats = derive_formats(read_profile(profile_file, model), DeriveOptions(**options))
     if as_json:

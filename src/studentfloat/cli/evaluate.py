@@ -97,10 +97,15 @@ def evaluate(model: str, tasks: str, data: Path | None, **options: Any) -> None:
 def _provenance(source: ModelSource, wanted: TaskOptions, loaded: LoadedTasks) -> Provenance:
     from dataclasses import asdict, replace
 
-    from studentfloat.study.provenance import make_provenance
+    from studentfloat.records.provenance import make_provenance
 
     made = make_provenance(
-        source, seed=wanted.seed, text_sha256=None, text_source=None, settings=asdict(wanted)
+        seed=wanted.seed,
+        model_sha256=source.sha256,
+        model_source=source.description,
+        text_sha256=None,
+        text_source=None,
+        settings=asdict(wanted),
     )
     if all(task.name in ("stsb", "images") for task in loaded.tasks):
         return made

@@ -14,10 +14,11 @@ __all__ = ["formats"]
     "--toml", "as_toml", is_flag=True, help="Write the format as TOML, to edit and reuse."
 )
 def formats(name: str | None, as_json: bool, as_toml: bool) -> None:
-    """List the number formats, or show one: values, codes, boundaries, and a plot.
+    """List the number formats, or show one: values, codes, boundaries, a plot.
 
     NAME is a catalog entry, a family with its parameters (sf4-nu6.5, int5-symmetric, e3m3,
-    bo4-nu8-b64), or a .toml file of your own.
+    bo4-nu8-b64), a code of several numbers (trellis3, trellis4-nu5, e8p, vq-d4-k256), or a .toml
+    file of your own.
     """
     from studentfloat.formats import show
 
@@ -28,11 +29,11 @@ def formats(name: str | None, as_json: bool, as_toml: bool) -> None:
     if name is None:
         click.echo(show.catalog_json() if as_json else show.catalog_table(), nl=False)
         return
-    from studentfloat.formats import format_to_toml, resolve_format
+    from studentfloat.formats import code_to_toml, resolve_code
 
-    wanted = resolve_format(name)
+    wanted = resolve_code(name)
     if as_toml:
-        click.echo(format_to_toml(wanted), nl=False)
+        click.echo(code_to_toml(wanted), nl=False)
     elif as_json:
         click.echo(show.format_json(wanted), nl=False)
     else:

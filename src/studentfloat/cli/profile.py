@@ -87,12 +87,12 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
     import json
 
     from studentfloat.cli.progress import progress_on_stderr
+    from studentfloat.profile import several
     from studentfloat.records import write_json, write_text_atomically
-    from studentfloat.study import profiles as study
 
-    settings = study.settings_of(options)
+    settings = several.settings_of(options)
     with progress_on_stderr(quiet=options["quiet"]) as progress:
-        result = study.profile_models(
+        result = several.profile_models(
             models,
             settings,
             listed=options["listed"],
@@ -101,7 +101,7 @@ def profile(models: tuple[str, ...], **options: Any) -> None:
             trust=trusted(options),
             progress=progress,
         )
-    data = study.result_to_json(result)
+    data = several.result_to_json(result)
     if options["output"]:
         write_json(options["output"], data)
     if options["page"]:

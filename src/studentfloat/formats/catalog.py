@@ -165,7 +165,14 @@ def get_format(name: str) -> Format:
         match = re.fullmatch(pattern, key)
         if match:
             return make(*match.groups())
-    near = difflib.get_close_matches(key, list(_FACTORIES), n=3, cutoff=0.5)
+    from studentfloat.formats.codes import CODES, find_code
+
+    if find_code(name) is not None:
+        raise FormatError(
+            f"{name!r} encodes several numbers together: here a format of single numbers is "
+            "needed, such as nf4"
+        )
+    near = difflib.get_close_matches(key, [*_FACTORIES, *CODES], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "none is like it;"
     raise FormatError(
         f"no format is called {name!r}: {hint} `studentfloat formats` lists all; "

@@ -102,7 +102,7 @@ class Format:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _check_bits(self.bits, self.name)
         if len(self.values) != len(self.codes):
             raise FormatError(
@@ -378,7 +378,7 @@ def _grid_of(fractions: list[Fraction]) -> IntegerGrid:
     return IntegerGrid(Fraction(divisor, denominator), tuple(k // divisor for k in integers))
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if not isinstance(name, str) or not name or any(c.isspace() or c in ",@" for c in name):
         raise FormatError(
             f"{name!r} is no name for a format: one or more characters, no spaces, commas or '@'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,11 +57,12 @@ def format_from_toml(text: str, *, where: str = "TOML text") -> Format:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FormatError(f"{where} is not valid TOML: {error}") from error
-    for key in data:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            right = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS)}"
-            raise FormatError(f"{where} has the unknown key {key!r}: {right}")
+    if "kind" in data:
+        raise FormatError(
+            f"{where} is of the kind {data['kind']!r}, which encodes several numbers together: "
+            "here a format of single numbers is needed"
+        )
+    check_keys(data, _KEYS, where)
     if "values" not in data:
         raise FormatError(f"{where} has no key 'values': a list of numbers")
     values = _numbers(data["values"], "values", where)
@@ -92,16 +94,20 @@ def format_from_toml(text: str, *, where: str = "TOML text") -> Format:
 
 def load_format(path: str | os.PathLike[str]) -> Format:
     """Read a format from a TOML file (up to 1 MiB)."""
+    return format_from_toml(read_toml_file(path), where=str(path))
+
+
+def read_toml_file(path: str | os.PathLike[str]) -> str:
+    """The text of a file of a format (up to 1 MiB)."""
     file = Path(path)
     try:
         if file.stat().st_size > _LARGEST_FILE:
             raise FormatError(f"{file} is larger than 1 MiB: no format needs that")
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise FormatError(f"cannot read the format file {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"the format file {file} is not UTF-8 text") from error
-    return format_from_toml(text, where=str(file))
 
 
 def save_format(number_format: Format, path: str | os.PathLike[str]) -> None:
@@ -116,6 +122,20 @@ def resolve_format(name_or_file: str | Format) -> Format:
     if name_or_file.lower().endswith(".toml"):
         return load_format(name_or_file)
     return get_format(name_or_file)
+
+
+def check_keys(
+    data: Mapping[str, Any], known: Sequence[str], where: str, *, needed: Iterable[str] = ()
+) -> None:
+    """Refuse keys that are not known, naming the nearest, and miss those that are needed."""
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            right = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise FormatError(f"{where} has the unknown key {key!r}: {right}")
+    for key in needed:
+        if key not in data:
+            raise FormatError(f"{where} has no key {key!r}")
 
 
 def _numbers(value: Any, key: str, where: str) -> list[float | int]:

@@ -59,6 +59,37 @@ def sketch_tally(
     counts: int,
     fractions: int,
 ) -> None: ...
+def trellis_encode(
+    values: int,
+    bits: int,
+    state_bits: int,
+    numbers: int,
+    count: int,
+    length: int,
+    window: int,
+    codes: int,
+    threads: int,
+) -> None: ...
+def trellis_decode(
+    values: int,
+    bits: int,
+    state_bits: int,
+    packed: int,
+    count: int,
+    length: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def nearest_points(
+    vectors: int,
+    vectors_count: int,
+    points: int,
+    half_squares: int,
+    count: int,
+    dimension: int,
+    found: int,
+    threads: int,
+) -> None: ...
 def pooled_bytes(size: int) -> npt.NDArray[np.uint8]: ...
 def clear_pool() -> int: ...
 def read(bytes: int, count: int, threads: int) -> int: ...

@@ -187,7 +187,7 @@ class _Packing:
         weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
         plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
         records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
-        return Shard(weights, plain, records, ())
+        return Shard(weights, plain, records, (), tuple(plain))
 
     def rest(
         self,
@@ -210,7 +210,7 @@ class _Packing:
             value = state[name].detach() if waiting is None else waiting
             plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
         named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
-        return Shard(shard.weights, plain, shard.records, named)
+        return Shard(shard.weights, plain, shard.records, named, shard.changed)
 
     def read(self, writer: PackWriter, number: int, name: str) -> QuantizedBlock:
         """A finished block as its shard has it."""

@@ -17,6 +17,14 @@ from typing import Any
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError
+from studentfloat.models.cache import changed_since_hashed
+from studentfloat.models.cache import sha256_of as sha256_of_file
+from studentfloat.models.companions import (
+    companion_files,
+    copy_companions,
+    copy_file,
+    decides_outputs,
+)
 from studentfloat.models.packed_files import (
     CONFIG_KEY,
     INDEX,
@@ -24,6 +32,7 @@ from studentfloat.models.packed_files import (
     NO_COMPANIONS,
     Companions,
     sha256_of,
+    sha256_of_settings,
     write_layout,
 )
 from studentfloat.models.sources import ModelSource
@@ -39,22 +48,21 @@ from studentfloat.records import (
     record_to_json,
     write_json,
 )
+from studentfloat.records.temporary import sweep, temporary_beside
 
 __all__ = [
     "REPORT",
+    "WORK",
     "PackWriter",
     "Shard",
-    "copy_companions",
-    "copy_file",
+    "is_free",
     "merge_parts",
     "save_shard",
 ]
 
 REPORT = "quantization-report.json"
-_WORK = ".studentfloat"
+WORK = ".studentfloat"
 _PLAN = "plan.json"
-# What a model needs beside its weights; Python only where it was trusted.
-_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,15 @@ class Shard:
         Tensors as they are.
     records, skipped
         What was done to the former, and why the latter were left.
+    changed
+        Names of plain tensors that the method changed: norms that scales were folded into.
     """
 
     weights: Mapping[str, tuple[StoredWeight, QuantizedWeight]]
     plain: Mapping[str, Tensor]
     records: tuple[TensorQuantization, ...]
     skipped: tuple[SkippedTensor, ...]
+    changed: tuple[str, ...] = ()
 
 
 class PackWriter:
@@ -92,6 +103,9 @@ class PackWriter:
         Whose configuration and tokenizer go along.
     companions
         What else the model wants done.
+    untied
+        Whether embedding and head are two tables although the source's configuration ties them;
+        the configuration written says so.
 
     Raises
     ------
@@ -108,38 +122,46 @@ class PackWriter:
         shards: int,
         source: ModelSource,
         companions: Companions = NO_COMPANIONS,
+        *,
+        untied: bool = False,
     ) -> None:
-        self.directory = directory
+        self.directory, self._source = directory, source
         self._plan: dict[str, Any] = {
             "shards": shards,
             "identity": dict(identity),
             "companions": companions.to_json(),
         }
-        work = directory / _WORK
+        if untied:
+            self._plan["untied"] = True
+        work = directory / WORK
+        sweep(directory)
+        sweep(work)
         if (directory / MANIFEST).is_file():
-            shutil.rmtree(work, ignore_errors=True)
-            if read_json(directory / MANIFEST).get("plan") != self._plan:
+            if _finished_plan(directory) != self._plan:
                 raise ConfigError(
                     f"{directory} holds another packed model, or this one made otherwise: "
                     "choose another directory or delete it"
                 )
-        elif (work / _PLAN).is_file():
+            shutil.rmtree(work, ignore_errors=True)
+            return
+        if (work / _PLAN).is_file():
             if read_json(work / _PLAN) != self._plan:
                 raise ConfigError(
                     f"{directory} holds an unfinished run with other settings or of another "
                     "model: choose another directory or delete it"
                 )
-        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        elif not is_free(directory):
             raise ConfigError(f"{directory} exists and is not empty: choose another directory")
         else:
-            copy_companions(source.directory, work / "companions", code=source.trust.remote_code)
+            # Before anything else: by it the next run knows this directory.
             write_json(work / _PLAN, self._plan)
+        copy_companions(source.directory, work / "companions", code=source.trust.remote_code)
 
     def finished(self) -> PackedModel | None:
         """The record of a model that is complete, else None."""
         if not (self.directory / MANIFEST).is_file():
             return None
-        return record_from_json(PackedModel, read_json(self.directory / REPORT), where=REPORT)
+        return _read_report(self.directory)
 
     def is_done(self, number: int) -> bool:
         """Whether a shard, counted from 1, is there."""
@@ -165,6 +187,7 @@ class PackWriter:
                 "plain": sum(tensor.numel() for tensor in shard.plain.values()),
                 "records": [record_to_json(_with_speed(r, shard)) for r in shard.records],
                 "skipped": [record_to_json(skip) for skip in shard.skipped],
+                "changed": list(shard.changed),
             },
         )
 
@@ -180,9 +203,40 @@ class PackWriter:
         Raises
         ------
         FailureError
-            If shards are missing; the message counts them.
+            If shards are missing, the message counts them; or if the source's files are not
+            what they were when this run began.
         """
+        changed = changed_since_hashed(self._source.weight_files)
+        if changed is not None:
+            raise FailureError(
+                f"{changed} changed while the model was being quantized: delete {self.directory} "
+                "and run the command again"
+            )
         return _finish(self.directory, self._plan)
+
+
+def is_free(directory: Path) -> bool:
+    """Whether a run may begin in a directory: it is new or empty, or a run ended before its plan.
+
+    Raises
+    ------
+    FailureError
+        If the directory cannot be read.
+    """
+    try:
+        if not directory.exists():
+            return True
+        if not directory.is_dir():
+            return False
+        inside = list(directory.iterdir())
+        return all(entry.name == WORK and not any(entry.iterdir()) for entry in inside)
+    except OSError as error:
+        raise FailureError(f"cannot read {directory}: {error.strerror or error}") from error
+
+
+def _finished_plan(directory: Path) -> Any:
+    manifest = read_json(directory / MANIFEST)
+    return manifest.get("plan") if isinstance(manifest, dict) else None
 
 
 def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
@@ -203,25 +257,37 @@ def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
         If shards are missing still.
     """
     others = [part for part in parts if part.resolve() != directory.resolve()]
-    places = [p for p in (directory, *others) if p in others or (p / _WORK / _PLAN).is_file()]
+    places = [p for p in (directory, *others) if p in others or (p / WORK / _PLAN).is_file()]
     plans = []
     for place in places:
-        if not (place / _WORK / _PLAN).is_file():
+        if not (place / WORK / _PLAN).is_file():
             raise ConfigError(f"{place} holds no unfinished part of a packed model")
-        plans.append(read_json(place / _WORK / _PLAN))
+        plans.append(read_json(place / WORK / _PLAN))
         if plans[-1] != plans[0]:
             raise ConfigError(f"{place} is part of another run than {places[0]}")
     if not plans:
         raise ConfigError(f"{directory} holds no unfinished part of a packed model")
     if directory not in places:
-        if directory.exists() and any(directory.iterdir()):
+        if (directory / MANIFEST).is_file() and _finished_plan(directory) == plans[0]:
+            return _read_report(directory)
+        sweep(directory / WORK)
+        if not is_free(directory):
             raise ConfigError(f"{directory} exists and is not empty: choose another directory")
-        shutil.copytree(
-            places[0] / _WORK, directory / _WORK, ignore=shutil.ignore_patterns("shard-*.json")
-        )
-    for place in others:
+        copy_file(places[0] / WORK / _PLAN, directory / WORK / _PLAN)
+    for place in (p for p in places if p != directory):
+        _copy_tree(place / WORK / "companions", directory / WORK / "companions")
         _move_shards(place, directory, plans[0]["shards"])
     return _finish(directory, plans[0])
+
+
+def _read_report(directory: Path) -> PackedModel:
+    return record_from_json(PackedModel, read_json(directory / REPORT), where=REPORT)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    for file in sorted(source.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            copy_file(file, target / file.relative_to(source))
 
 
 def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
@@ -239,18 +305,38 @@ def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
     }
     size = sum(fact["bytes"] for fact in facts)
     write_json(directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    for file in sorted((directory / _WORK / "companions").iterdir()):
-        if file.name != "config.json":
-            copy_file(file, directory / file.name)
+    companions = directory / WORK / "companions"
+    beside = {}
+    for file in companion_files(companions, code=True):
+        if file != Path("config.json"):
+            copy_file(companions / file, directory / file)
+            if decides_outputs(file):
+                beside[file.as_posix()] = sha256_of_file(companions / file)
     report = _report(directory, facts)
     write_json(directory / REPORT, record_to_json(report))
-    config = read_json(directory / _WORK / "companions" / "config.json")
+    config = read_json(companions / "config.json")
+    if plan.get("untied"):
+        _untie(config)
     config[CONFIG_KEY] = {**_joined_layout(facts), **plan.get("companions", {})}
-    hashes = {name: digest for fact in facts for name, digest in fact["sha256"].items()}
     write_json(directory / "config.json", config)
-    write_json(directory / MANIFEST, {"plan": plan, "sha256": hashes})
-    shutil.rmtree(directory / _WORK)
+    manifest = {
+        "plan": plan,
+        "sha256": {name: digest for fact in facts for name, digest in fact["sha256"].items()},
+        "changed": [name for fact in facts for name in fact.get("changed", ())],
+        "config": sha256_of_settings(config),
+        "files": beside,
+    }
+    write_json(directory / MANIFEST, manifest)
+    shutil.rmtree(directory / WORK, ignore_errors=True)
     return report
+
+
+def _untie(config: dict[str, Any]) -> None:
+    """Say that embedding and head are two tables, wherever the configuration says otherwise."""
+    config["tie_word_embeddings"] = False
+    for value in config.values():
+        if isinstance(value, dict) and "tie_word_embeddings" in value:
+            value["tie_word_embeddings"] = False
 
 
 def _joined_layout(facts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -301,7 +387,7 @@ def save_shard(tensors: Mapping[str, Tensor], file: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # One entry of metadata: several would come out in an order of their own each time.
@@ -320,44 +406,19 @@ def save_shard(tensors: Mapping[str, Tensor], file: Path) -> None:
         raise
 
 
-def copy_companions(directory: Path, target: Path, *, code: bool = False) -> None:
-    """Copy what a model needs beside its weights; Python files only where asked for.
-
-    Raises
-    ------
-    FailureError
-        If the target cannot be written.
-    """
-    patterns = (*_COMPANIONS, "*.py") if code else _COMPANIONS
-    files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
-    for file in sorted(files - {directory / name for name in (INDEX, MANIFEST, REPORT)}):
-        copy_file(file, target / file.name)
-
-
-def copy_file(file: Path, target: Path) -> None:
-    """Copy a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(file, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FailureError(f"cannot write {target}: {error.strerror or error}") from error
-
-
 def _move_shards(place: Path, directory: Path, count: int) -> None:
     for number in range(1, count + 1):
         facts = _facts_file(place, number)
         if not facts.is_file() or _facts_file(directory, number).is_file():
             continue
         name = _shard_name(number, count)
+        waiting = directory / WORK / name
         try:
-            shutil.move(place / name, directory / f".{name}.tmp")
-            (directory / f".{name}.tmp").replace(directory / name)
+            # Of a run that was killed: the shard, whole, on its way or in its place already.
+            if (place / name).is_file():
+                shutil.move(place / name, waiting)
+            if waiting.is_file():
+                waiting.replace(directory / name)
         except OSError as error:
             raise FailureError(f"cannot move {place / name}: {error.strerror or error}") from error
         copy_file(facts, _facts_file(directory, number))
@@ -368,4 +429,4 @@ def _shard_name(number: int, count: int) -> str:
 
 
 def _facts_file(directory: Path, number: int) -> Path:
-    return directory / _WORK / f"shard-{number:05}.json"
+    return directory / WORK / f"shard-{number:05}.json"

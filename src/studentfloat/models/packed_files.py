@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError
-from studentfloat.models.stream import StoredTensor, list_sound_tensors
+from studentfloat.models.stream import StoredTensor, list_sound_tensors, model_files
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import (
     StoredWeight,
@@ -37,6 +37,7 @@ __all__ = [
     "parse_layout",
     "read_raw",
     "sha256_of",
+    "sha256_of_settings",
     "write_layout",
 ]
 
@@ -50,6 +51,7 @@ LAYOUT_KEYS = (
 )
 INDEX = "model.safetensors.index.json"
 
+_DECIDES_NOTHING = ("_name_or_path", "transformers_version")
 _LARGEST_JSON = 256 << 20
 TORCH_TYPES = {
     "F64": torch.float64,
@@ -199,6 +201,25 @@ def sha256_of(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+def sha256_of_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """A hash for each key of a ``config.json``, and of its ``quantization_config``.
+
+    Left out are the keys that decide no number: where a model came from, and which
+    transformers wrote it.
+    """
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if key == CONFIG_KEY and isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": _sha256_of_json(data) for inner, data in value.items()}
+        elif key not in _DECIDES_NOTHING:
+            found[key] = _sha256_of_json(value)
+    return found
+
+
+def _sha256_of_json(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class PackedCheckpoint:
     """A packed model's files.
@@ -237,15 +258,7 @@ class PackedCheckpoint:
             weights = parse_layout(config[CONFIG_KEY])
         except ModelError as error:
             raise ModelError(f"{directory}: {error}") from error
-        tensors = list_sound_tensors(_shards(directory))
-        files: dict[str, StoredTensor] = {}
-        for tensor in tensors:
-            if tensor.name in files:
-                raise ModelError(
-                    f"{tensor.name} is in two shards: {files[tensor.name].shard.name} and "
-                    f"{tensor.shard.name}"
-                )
-            files[tensor.name] = tensor
+        files = {tensor.name: tensor for tensor in list_sound_tensors(_shards(directory))}
         checkpoint = cls(directory, config, weights, files)
         for name, stored in weights.items():
             for suffix, part in stored.expected_parts().items():
@@ -282,21 +295,10 @@ class PackedCheckpoint:
 
 
 def _shards(directory: Path) -> list[Path]:
-    """The shards that the index names, or all; none may lie outside of the directory."""
-    index = directory / INDEX
-    if index.exists():
-        table = _read_table(index).get("weight_map")
-        if not isinstance(table, dict):
-            raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
-        names = sorted({str(name) for name in table.values()})
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ModelError(f"{index} names {name!r}, which is no shard beside it")
-        shards = [directory / name for name in names]
-    else:
-        shards = sorted(directory.glob("*.safetensors"))
+    """The one file or the shards that the index names; none may lie outside of the directory."""
+    shards = model_files(directory)
     if not shards:
-        raise ModelError(f"{directory} has no weights: no *.safetensors file")
+        raise ModelError(f"{directory} has no weights: neither model.safetensors nor {INDEX}")
     for shard in shards:
         if not shard.is_file():
             raise ModelError(f"{directory} lacks the shard {shard.name}")

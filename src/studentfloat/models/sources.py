@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -16,12 +17,20 @@ from studentfloat.errors import (
     ModelError,
     PickledWeightsError,
 )
-from studentfloat.models.cache import build_once, cache_directory, sha256_of_files
+from studentfloat.models.cache import build_once, cache_directory, sha256_of, sha256_of_files
+from studentfloat.models.companions import companion_files, decides_outputs
+from studentfloat.models.stream import model_files
 
 __all__ = ["ModelSource", "Trust", "find_model"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_STEMS = ("model.safetensors", "pytorch_model.bin")
+# Weights in formats of other frameworks, which a snapshot from the hub does without.
+_NOT_FETCHED = (
+    *("*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "*.ot", "*.mlmodel"),
+    *("*consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", ".*"),
+)
 _LARGEST_HEADER = 100_000_000
 
 
@@ -67,11 +76,18 @@ class ModelSource:
 
     @property
     def weight_files(self) -> list[Path]:
-        """The safetensors shards, or pickles where those are trusted and all there is."""
-        shards = _files(self.directory, "*.safetensors")
-        if shards or not self.trust.pickle:
-            return shards
-        return sorted(file for pattern in _PICKLES for file in _files(self.directory, pattern))
+        """The files that transformers would read: one, or the shards that the index names.
+
+        ``model.safetensors``, else the shards of ``model.safetensors.index.json``; where
+        pickles are trusted and there is neither, ``pytorch_model.bin`` or its shards. Other
+        files are not part of the model, whatever they hold. Shards that are not there are
+        left out.
+        """
+        for stem in _STEMS if self.trust.pickle else _STEMS[:1]:
+            found = model_files(self.directory, stem)
+            if found:
+                return [file for file in found if file.is_file()]
+        return []
 
     @cached_property
     def sha256(self) -> str:
@@ -80,10 +96,12 @@ class ModelSource:
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Hash of configuration and tokenizer files: what else an output depends on."""
-        patterns = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
-        files = {f for p in patterns for f in self.directory.glob(p) if f.is_file()}
-        return sha256_of_files(files)
+        """Hash of configuration, tokenizer and the like: what else an output depends on."""
+        total = hashlib.sha256()
+        for file in companion_files(self.directory, code=True):
+            if decides_outputs(file):
+                total.update(f"{file.as_posix()} {sha256_of(self.directory / file)}\n".encode())
+        return total.hexdigest()
 
     @property
     def is_packed(self) -> bool:
@@ -183,13 +201,13 @@ def _from_hub(name: str, trust: Trust) -> ModelSource:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra("huggingface_hub", "models") from error
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-    if trust.pickle:
-        patterns += _PICKLES
-    if trust.remote_code:
-        patterns.append("*.py")
+    ignored = list(_NOT_FETCHED)
+    if not trust.pickle:
+        ignored += _PICKLES
+    if not trust.remote_code:
+        ignored.append("*.py")
     try:
-        directory = snapshot_download(name, allow_patterns=patterns)
+        directory = snapshot_download(name, ignore_patterns=ignored)
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {name!r} is neither here as a directory nor in the Hugging Face cache, and "
@@ -235,29 +253,35 @@ def _is_builtin(config: dict[str, Any]) -> bool:
 
 
 def _check_weights(source: ModelSource) -> None:
-    shards = _files(source.directory, "*.safetensors")
+    stem = _STEMS[0]
+    shards = model_files(source.directory, stem)
     if not shards:
-        pickles = [file for p in _PICKLES for file in _files(source.directory, p)]
-        if pickles and not source.trust.pickle:
-            raise PickledWeightsError(
-                f"model {source.name} has pickled weights only ({pickles[0].name}), and "
-                "unpickling can run any code: pass --allow-pickle-code-execution if you trust it"
-            )
-        if not pickles:
-            raise ModelError(f"model {source.name} has no weights: no *.safetensors file")
+        _explain_missing_weights(source)
+        return
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(
+            f"model {source.name} lacks {len(missing)} of {len(shards)} shards: {missing[0]}"
+        )
     for shard in shards:
         _check_shard(shard)
-    index = source.directory / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
-        wanted = set(map(str, weight_map.values()))
-        missing = sorted(wanted - {shard.name for shard in shards})
-        if missing:
-            raise ModelError(
-                f"model {source.name} lacks {len(missing)} of {len(wanted)} shards: {missing[0]}"
-            )
+
+
+def _explain_missing_weights(source: ModelSource) -> None:
+    """Raise, unless the model has pickles and those are trusted."""
+    pickles = [file for p in _PICKLES for file in _files(source.directory, p)]
+    if pickles and not source.trust.pickle:
+        raise PickledWeightsError(
+            f"model {source.name} has pickled weights only ({pickles[0].name}), and "
+            "unpickling can run any code: pass --allow-pickle-code-execution if you trust it"
+        )
+    if source.weight_files:
+        return
+    stem = _STEMS[0]
+    wanted = f"neither {stem} nor {stem}.index.json"
+    others = _files(source.directory, "*.safetensors")
+    found = f"; {others[0].name} is not what transformers reads" if others else ""
+    raise ModelError(f"model {source.name} has no weights: {wanted}{found}")
 
 
 def _files(directory: Path, pattern: str) -> list[Path]:

@@ -12,20 +12,24 @@ import math
 import re
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from studentfloat.errors import ModelError
+from studentfloat.errors import FailureError, ModelError
+from studentfloat.models.cache import sha256_of
 from studentfloat.models.roles import layer_of, role_of
+from studentfloat.records import read_json
 
 __all__ = [
     "StoredTensor",
     "fingerprint",
     "list_sound_tensors",
     "list_tensors",
+    "model_files",
     "natural_order",
     "spellings",
 ]
@@ -34,7 +38,6 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 _LARGEST_HEADER = 100 << 20
 _KERNEL_AXES = 4
-_PIECES, _PIECE_BYTES = 64, 4096
 _FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|classifier|score|cls|fc)\.")
 _EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|relative_attention_bias)\.|_token$|_tokens$")
@@ -153,11 +156,17 @@ def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
     Raises
     ------
     ModelError
-        If a header cannot be used; the message names the file.
+        If a header cannot be used, or two shards hold a tensor of one name; the message names
+        the file.
     """
     tensors, damaged = list_tensors(shards)
     for reason in damaged.values():
         raise ModelError(reason)
+    for one, next_one in pairwise(tensors):
+        if one.name == next_one.name:
+            raise ModelError(
+                f"{one.name} is in two shards: {one.shard.name} and {next_one.shard.name}"
+            )
     return tensors
 
 
@@ -174,24 +183,52 @@ def spellings(name: str, prefix: str) -> tuple[str, ...]:
     return name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")
 
 
-def fingerprint(shards: list[Path]) -> str:
-    """Hash of the shards' names, sizes and headers and of pieces all over their data.
+def model_files(directory: Path, stem: str = "model.safetensors") -> list[Path]:
+    """The files that hold a model's weights, as transformers finds them.
 
-    Quick for files of any size, and different for models that differ in their weights only.
+    Parameters
+    ----------
+    directory
+        The model's.
+    stem
+        Name of the one file, or of the index's with ``.index.json`` after it.
+
+    Returns
+    -------
+    list of Path
+        The one file; else the shards that the index names, in order of name, whether they are
+        there or not; empty where there is neither.
+
+    Raises
+    ------
+    ModelError
+        If the index is damaged, or names what is not beside it.
     """
+    if (directory / stem).is_file():
+        return [directory / stem]
+    index = directory / f"{stem}.index.json"
+    if not index.is_file():
+        return []
+    try:
+        data = read_json(index)
+    except (FailureError, RecursionError) as error:
+        raise ModelError(f"{index} cannot be read: {' '.join(str(error).split())[:160]}") from error
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or Path(name).suffix != Path(stem).suffix:
+            raise ModelError(f"{index} names {name!r}, which is not a shard beside it")
+    return [directory / name for name in names]
+
+
+def fingerprint(shards: list[Path]) -> str:
+    """Hash of the shards' names and of all their bytes; one that cannot be read counts as such."""
     total = hashlib.sha256()
     for shard in sorted(shards, key=lambda file: file.name):
         try:
-            size = shard.stat().st_size
-            total.update(f"{shard.name} {size}\n".encode())
-            with shard.open("rb") as stream:
-                start = stream.read(8)
-                length = int.from_bytes(start, "little")
-                total.update(start + stream.read(min(length, size, _LARGEST_HEADER)))
-                begin = stream.tell()
-                for piece in range(_PIECES):
-                    stream.seek(begin + (size - begin) * piece // _PIECES)
-                    total.update(stream.read(_PIECE_BYTES))
+            total.update(f"{shard.name} {sha256_of(shard)}\n".encode())
         except OSError:
             total.update(f"{shard.name} cannot be read\n".encode())
     return total.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError, ModelError
+from studentfloat.models.companions import companion_files, copy_file
 from studentfloat.models.conversions import ParameterSource, find_sources
-from studentfloat.models.pack_writer import copy_companions, copy_file, save_shard
+from studentfloat.models.pack_writer import WORK, is_free, save_shard
 from studentfloat.models.packed_files import (
     CONFIG_KEY,
     INDEX,
@@ -20,16 +22,18 @@ from studentfloat.models.packed_files import (
     PackedCheckpoint,
     read_raw,
     sha256_of,
+    sha256_of_settings,
 )
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import StoredTensor, list_tensors
+from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
 from studentfloat.progress import Progress, silent
 from studentfloat.records import Verification, read_json, write_json
+from studentfloat.records.temporary import sweep
 
 __all__ = ["dequantize_checkpoint", "verify_checkpoint"]
 
-_WORK = ".studentfloat"
+_DONE = "dequantized.json"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -63,7 +67,9 @@ def verify_checkpoint(
     """
     checkpoint = PackedCheckpoint.open(directory)
     problems: list[str] = []
-    hashes = _recorded_hashes(directory, problems)
+    manifest = _manifest(directory, problems)
+    hashes = _recorded_hashes(manifest, problems)
+    problems += _changed_settings(checkpoint, manifest)
     if hashes:
         problems += [
             f"{n} is on record but not in the shards"
@@ -82,7 +88,7 @@ def verify_checkpoint(
         if name in hashes:
             _collect(problems, _check_hash, tensor, hashes[name])
     if source is not None:
-        problems += _compare(checkpoint, source)
+        problems += _compare(checkpoint, source, _names(manifest.get("changed")))
     return Verification(
         directory=str(directory),
         weights=len(checkpoint.weights),
@@ -126,7 +132,8 @@ def dequantize_checkpoint(
     checkpoint = PackedCheckpoint.open(directory)
     shards = _by_shard(checkpoint)
     plan = {"of": _identity(checkpoint), "dtype": dtype, "shards": len(shards)}
-    _claim(out, plan)
+    if _claim(out, plan):
+        return out
     names: dict[str, str] = {}
     done = 0
     for number, (_, members) in enumerate(sorted(shards.items()), 1):
@@ -143,38 +150,46 @@ def dequantize_checkpoint(
         save_shard(tensors, file)
     size = sum((out / file).stat().st_size for file in set(names.values()))
     write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
-    companions = out / _WORK / "companions"
-    copy_companions(directory, companions)
-    for file in sorted(companions.iterdir()):
-        if file.name != "config.json":
-            copy_file(file, out / file.name)
+    for companion in companion_files(directory, code=True):
+        if companion != Path("config.json"):
+            copy_file(directory / companion, out / companion)
     config = {key: value for key, value in checkpoint.config.items() if key != CONFIG_KEY}
     if dtype is not None:
         config.pop("torch_dtype", None)
         config["dtype"] = dtype
     write_json(out / "config.json", config)
-    shutil.rmtree(out / _WORK)
+    write_json(out / _DONE, plan)
+    shutil.rmtree(out / WORK, ignore_errors=True)
     return out
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Begin a run in a directory, or go on with the same one."""
-    marker = out / _WORK / "plan.json"
+def _claim(out: Path, plan: dict[str, Any]) -> bool:
+    """Begin a run in a directory, or go on with the same one; True if it was finished before."""
+    marker = out / WORK / "plan.json"
+    sweep(out)
+    sweep(out / WORK)
+    if (out / _DONE).is_file():
+        if read_json(out / _DONE) != plan:
+            raise ConfigError(
+                f"{out} holds another model that was dequantized, or this one otherwise: choose "
+                "another directory or delete it"
+            )
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        return True
     if marker.is_file():
         if read_json(marker) != plan:
             raise ConfigError(f"{out} holds an unfinished run of another kind: delete it")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return False
+    if not is_free(out):
         raise ConfigError(f"{out} exists and is not empty: choose another directory")
     write_json(marker, plan)
+    return False
 
 
 def _identity(checkpoint: PackedCheckpoint) -> dict[str, Any]:
-    manifest = checkpoint.directory / MANIFEST
-    return {
-        "manifest": read_json(manifest) if manifest.is_file() else None,
-        "config": checkpoint.config,
-    }
+    """By the bytes of the shards and of the configuration."""
+    shards = sorted({tensor.shard for tensor in checkpoint.files.values()})
+    return {"weights": fingerprint(shards), "config": sha256_of_settings(checkpoint.config)}
 
 
 def _by_shard(checkpoint: PackedCheckpoint) -> dict[str, list[str]]:
@@ -194,19 +209,55 @@ def _dense(checkpoint: PackedCheckpoint, name: str, dtype: torch.dtype | None) -
     return stored.orientation.from_matrix(matrix, stored.shape)
 
 
-def _recorded_hashes(directory: Path, problems: list[str]) -> dict[str, str]:
+def _manifest(directory: Path, problems: list[str]) -> dict[str, Any]:
     manifest = directory / MANIFEST
     if not manifest.is_file():
         problems.append(f"{MANIFEST} is missing: no hashes to compare with")
         return {}
     try:
-        table = read_json(manifest).get("sha256")
-    except (FailureError, AttributeError):
-        table = None
-    if not isinstance(table, dict):
+        data = read_json(manifest)
+    except (FailureError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        problems.append(f"{MANIFEST} is damaged: it is not a table")
+        return {}
+    return data
+
+
+def _recorded_hashes(manifest: dict[str, Any], problems: list[str]) -> dict[str, str]:
+    table = manifest.get("sha256")
+    if manifest and not isinstance(table, dict):
         problems.append(f"{MANIFEST} is damaged: it has no table 'sha256'")
+    return _strings(table)
+
+
+def _strings(table: Any) -> dict[str, str]:
+    if not isinstance(table, dict):
         return {}
     return {str(name): str(digest) for name, digest in table.items()}
+
+
+def _changed_settings(checkpoint: PackedCheckpoint, manifest: dict[str, Any]) -> list[str]:
+    """Keys of the configuration, and files beside it, that are not what was written.
+
+    Models written before these were on record have nothing to be compared with.
+    """
+    wanted, files = _strings(manifest.get("config")), _strings(manifest.get("files"))
+    found = sha256_of_settings(checkpoint.config) if wanted else {}
+    problems = [
+        f"config.json: {key} is not what was written"
+        for key in sorted({*wanted, *found})
+        if wanted.get(key) != found.get(key)
+    ]
+    for name, digest in files.items():
+        file = checkpoint.directory / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            problems.append(f"{MANIFEST} names {name!r}, which is outside of the directory")
+        elif not file.is_file():
+            problems.append(f"{name} is missing")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            problems.append(f"{name} is not what was written")
+    return problems
 
 
 def _check_hash(tensor: StoredTensor, wanted: str) -> None:
@@ -262,7 +313,11 @@ def _compare_made(checkpoint: PackedCheckpoint, its: ParameterSource, name: str)
     return []
 
 
-def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
+def _names(data: Any) -> set[str]:
+    return {str(name) for name in data} if isinstance(data, list) else set()
+
+
+def _compare(checkpoint: PackedCheckpoint, source: ModelSource, changed: set[str]) -> list[str]:
     tensors, damaged = list_tensors(source.weight_files)
     problems = list(damaged.values())
     made = _made_of_several(checkpoint, source, tensors)
@@ -281,6 +336,9 @@ def _compare(checkpoint: PackedCheckpoint, source: ModelSource) -> list[str]:
                 f"{tensor.name} has the shape {list(stored.shape)}, in {source.name} "
                 f"{list(tensor.shape)}"
             )
+        elif tensor.name in changed:
+            if found.shape != tensor.shape:
+                problems.append(f"{tensor.name} has another shape than in {source.name}")
         elif stored is None and sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
             problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
     shapes_gone = {tensor.shape for tensor in tensors if tensor.name not in checkpoint.files}

@@ -13,7 +13,6 @@ from studentfloat.records.comparison import (
     Frontier,
     FrontierPoint,
     PairedDifference,
-    Provenance,
     Standing,
 )
 from studentfloat.records.evaluation import Evaluation
@@ -33,6 +32,7 @@ from studentfloat.records.profile import (
     QuantilePairs,
     TensorProfile,
 )
+from studentfloat.records.provenance import Provenance
 from studentfloat.records.study import (
     LayerLaw,
     StudyCell,

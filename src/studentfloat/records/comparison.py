@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from studentfloat.records.provenance import Provenance
 from studentfloat.records.tensors import SkippedTensor, TensorError, TensorQuantization
 
 __all__ = [
@@ -17,42 +18,8 @@ __all__ = [
     "Frontier",
     "FrontierPoint",
     "PairedDifference",
-    "Provenance",
     "Standing",
 ]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a result comes from: enough to make it again.
-
-    Attributes
-    ----------
-    versions
-        Package name to version, Python among them.
-    seed
-        Of the bootstrap and everything else that draws.
-    model_sha256, text_sha256
-        Of the weights files and of the text.
-    model_source
-        In words: for the embedded model, that its weights were 4-bit before.
-    machine
-        Processor, cores, platform.
-    created
-        ISO 8601, UTC.
-    settings
-        All that was asked for.
-    """
-
-    versions: dict[str, str]
-    seed: int
-    model_sha256: str
-    model_source: str
-    text_sha256: str | None
-    text_source: str | None
-    machine: dict[str, Any]
-    created: str
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

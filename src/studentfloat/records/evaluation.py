@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from studentfloat.records.comparison import Provenance
+from studentfloat.records.provenance import Provenance
 from studentfloat.records.study import TaskScore
 
 __all__ = ["Evaluation"]

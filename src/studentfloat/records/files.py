@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 import os
-import secrets
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from studentfloat.errors import FailureError
+from studentfloat.records.temporary import temporary_beside
 
 __all__ = [
     "read_json",
@@ -34,7 +34,7 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
         If the file cannot be written; what stood there before still stands.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as stream:

@@ -11,8 +11,8 @@ from studentfloat.records.comparison import (
     FormatQuality,
     Frontier,
     PairedDifference,
-    Provenance,
 )
+from studentfloat.records.provenance import Provenance
 from studentfloat.records.tensors import SkippedTensor
 
 __all__ = [

@@ -8,7 +8,6 @@ static figure comes from the same specification.
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from studentfloat.errors import FailureError, MissingDependencyError
 from studentfloat.records import write_text_atomically
+from studentfloat.records.temporary import temporary_beside
 from studentfloat.report.palette import LIGHT, chart_config, resolve
 
 __all__ = ["Figure", "altair", "fill", "inline", "save_figures"]
@@ -118,7 +118,7 @@ def save_figures(figures: Sequence[Figure], directory: Path) -> list[Path]:
 
 def _write_bytes(target: Path, data: bytes) -> None:
     """Whole or not at all, as :func:`~studentfloat.records.write_text_atomically`."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         temporary.write_bytes(data)
         temporary.replace(target)

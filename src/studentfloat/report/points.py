@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from studentfloat.records import FormatHardware, StudyModel, StudyResult, StudyRow, TaskScore
-from studentfloat.study.pareto import Candidate, Tie, frontier
+from studentfloat.records.pareto import Candidate, Tie, frontier
 
 __all__ = ["Axis", "Point", "PointMap", "map_points", "rank_marks", "standings"]
 

@@ -27,9 +27,9 @@ from studentfloat.records import (
     record_to_json,
     write_json,
 )
+from studentfloat.records.provenance import make_provenance
 from studentfloat.study.bench import Bench, baseline_of, quality_row
 from studentfloat.study.code_pairs import CodePairs, code_pairs_of_model
-from studentfloat.study.provenance import make_provenance
 from studentfloat.study.requests import (
     DEFAULT_FORMATS,
     CompareOptions,
@@ -289,8 +289,9 @@ def _assemble(
         formats=tuple(ordered),
         baseline=baseline,
         provenance=make_provenance(
-            source,
             seed=options.seed,
+            model_sha256=source.sha256,
+            model_source=source.description,
             text_sha256=None if text is None else text.sha256,
             text_source=None if text is None else text.source,
             settings=_settings(options),

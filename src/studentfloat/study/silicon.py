@@ -17,8 +17,8 @@ from studentfloat.records import (
     FormatQuality,
     Frontier,
 )
+from studentfloat.records.pareto import Candidate, frontier
 from studentfloat.study.code_pairs import CodePairs
-from studentfloat.study.pareto import Candidate, frontier
 
 if TYPE_CHECKING:
     from studentfloat.hardware.records import HardwareCost, HardwareTable

@@ -597,6 +597,9 @@ const InstructionSet kAvx2 = {
     to_bfloat16,
     read_bytes,
     rotate_rows,
+    encode_paths_avx2,
+    nearest_avx2,
+    8,
 };
 
 }  // namespace studentfloat

@@ -551,6 +551,9 @@ const InstructionSet kAvx512 = {
     to_bfloat16,
     read_bytes,
     rotate_rows,
+    encode_paths_avx512,
+    nearest_avx512,
+    16,
 };
 
 }  // namespace studentfloat

@@ -8,6 +8,9 @@
 
 #include <cstdint>
 
+#include "nearest.h"
+#include "trellis.h"
+
 namespace studentfloat {
 
 constexpr int64_t kRows = 16;         // interleaved rows of a group
@@ -131,6 +134,9 @@ struct InstructionSet {
   // Reads memory and nothing else: the bound of a product with a vector.
   uint64_t (*read)(const void* bytes, int64_t count);
   RotateFunction rotate;
+  EncodePaths encode_paths;
+  NearestPoints nearest_points;
+  int nearest_width;
 };
 
 extern const InstructionSet kPlain;

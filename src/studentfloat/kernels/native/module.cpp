@@ -20,9 +20,11 @@
 #include "corrections.h"
 #include "cpu.h"
 #include "matrix.h"
+#include "nearest.h"
 #include "parallel.h"
 #include "pool.h"
 #include "sketch.h"
+#include "trellis.h"
 
 namespace nb = nanobind;
 using namespace studentfloat;
@@ -133,6 +135,31 @@ NB_MODULE(_native, module) {
          uintptr_t counts, uintptr_t fractions) {
         sketch_tally(at<const float>(values), count, fraction_bits, first, width,
                      at<int64_t>(counts), at<int64_t>(fractions));
+      },
+      release());
+  module.def(
+      "trellis_encode",
+      [](uintptr_t values, int bits, int state_bits, uintptr_t numbers, int64_t count,
+         int64_t length, int64_t window, uintptr_t codes, int threads) {
+        trellis_encode(at<const int8_t>(values), bits, state_bits, at<const float>(numbers), count,
+                       length, window, at<uint8_t>(codes), threads);
+      },
+      release());
+  module.def(
+      "trellis_decode",
+      [](uintptr_t values, int bits, int state_bits, uintptr_t packed, int64_t count,
+         int64_t length, uintptr_t out, int threads) {
+        trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(packed), count,
+                       length, at<int8_t>(out), threads);
+      },
+      release());
+  module.def(
+      "nearest_points",
+      [](uintptr_t vectors, int64_t vectors_count, uintptr_t points, uintptr_t half_squares,
+         int64_t count, int64_t dimension, uintptr_t found, int threads) {
+        nearest_points(at<const float>(vectors), vectors_count, at<const float>(points),
+                       at<const float>(half_squares), count, dimension, at<int64_t>(found),
+                       threads);
       },
       release());
   module.def("pooled_bytes", [](size_t size) {

@@ -280,6 +280,9 @@ constexpr InstructionSet with_name(const char* name) {
       to_bfloat16,
       read_bytes,
       rotate_rows,
+      encode_paths_plain,  // vectors of 16 bytes: NEON's own
+      nearest_plain,
+      4,
   };
 }
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from studentfloat.errors import SchemeError
 from studentfloat.formats import Format, get_format
+from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import code_table, codes_of, exponents_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
-from studentfloat.models.pack_writer import copy_companions, save_shard
+from studentfloat.models.pack_writer import save_shard
 from studentfloat.models.packed_files import CONFIG_KEY, INDEX, PackedCheckpoint, read_raw
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource

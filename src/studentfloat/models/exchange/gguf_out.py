@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.stored import Orientation
+from studentfloat.records.temporary import temporary_beside
 
 __all__ = ["export_gguf"]
 
@@ -74,7 +74,7 @@ def export_gguf(checkpoint: PackedCheckpoint, out: Path, progress: Progress = si
     config = checkpoint.config
     architecture = architecture_of(config.get("model_type"), str(checkpoint.directory))
     entries = _entries(checkpoint, architecture, progress)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(out)
     writer = GGUFWriter(temporary, architecture.name)
     model_metadata(writer, checkpoint.directory, [entry.kind for entry in entries])
     tokenizer_metadata(writer, checkpoint.directory, int(config["vocab_size"]))

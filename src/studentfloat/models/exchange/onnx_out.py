@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
+from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import codes_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
-from studentfloat.models.pack_writer import copy_companions
 from studentfloat.models.packed_files import PackedCheckpoint
 from studentfloat.models.quiet import quiet_logger, quiet_transformers
 from studentfloat.progress import Progress, silent

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from studentfloat.errors import FailureError
+from studentfloat.records.temporary import temporary_directory
 
 __all__ = ["whole_directory"]
 
@@ -22,15 +21,9 @@ def whole_directory(out: Path) -> Iterator[Path]:
     FailureError
         If it cannot be written.
     """
-    work = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        yield work
-        work.chmod(0o755)
-        work.rename(out)
+        with temporary_directory(out) as work:
+            yield work
+            work.rename(out)
     except OSError as error:
         raise FailureError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)

@@ -186,7 +186,7 @@ class Laboratory:
         return self._loaded_tasks[name]
 
     def _laws(self, cell: PlannedCell, resolved: ResolvedModel) -> StudyCell:
-        from studentfloat.study.profile import profile_model
+        from studentfloat.profile.model import profile_model
 
         profile = profile_model(resolved.id, trust=self._options.trust)
         laws = []

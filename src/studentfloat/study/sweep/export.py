@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from studentfloat.records import (
     write_json,
     write_text_atomically,
 )
+from studentfloat.records.temporary import temporary_beside
 from studentfloat.study.sweep.drive import open_study
 from studentfloat.study.sweep.measures import COLUMNS, measure_rows
 from studentfloat.study.sweep.options import ORIGINAL
@@ -106,7 +106,7 @@ def _write_parquet(rows: Iterable[dict[str, Any]], output: Path) -> None:
     schema = arrow.schema([(name, _arrow_type(arrow, name)) for name in COLUMNS])
     plain = [{**row, "block_size": str(row["block_size"]),
               "higher_is_better": bool(row["higher_is_better"])} for row in rows]  # fmt: skip
-    temporary = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(arrow.Table.from_pylist(plain, schema=schema), temporary)

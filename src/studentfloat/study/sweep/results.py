@@ -25,7 +25,7 @@ from studentfloat.records import (
     TaskScore,
     record_to_json,
 )
-from studentfloat.study.provenance import machine_facts, package_versions
+from studentfloat.records.provenance import machine_facts, package_versions
 from studentfloat.study.silicon import with_frontiers
 from studentfloat.study.sweep.drive import open_study
 from studentfloat.study.sweep.options import ORIGINAL, ModelEntry

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from studentfloat.errors import StudentFloatError
 from studentfloat.records import StudyCell
-from studentfloat.study.provenance import machine_facts
+from studentfloat.records.provenance import machine_facts
 from studentfloat.study.sweep.claims import Claims
 from studentfloat.study.sweep.compute import Laboratory
 from studentfloat.study.sweep.options import WorkSettings

@@ -14,13 +14,10 @@ from studentfloat.models import LoadedModel, ModelSource, load_model
 from studentfloat.models.capture import ActivationSketches, capture_activations
 from studentfloat.models.text import EvaluationText, cut_windows, load_text
 from studentfloat.models.walk import walk_weights
+from studentfloat.profile.fitted import activation_profile
+from studentfloat.profile.settings import ActivationSettings, ProfileSettings
 from studentfloat.progress import Progress
 from studentfloat.records import TensorProfile
-from studentfloat.study.profile import (
-    ActivationSettings,
-    ProfileSettings,
-    activation_profile,
-)
 
 __all__ = ["profile_activations"]
 
@@ -40,7 +37,7 @@ def profile_activations(
     source
         The model.
     settings
-        With :attr:`~studentfloat.study.profile.ProfileSettings.activations` set.
+        With :attr:`~studentfloat.profile.ProfileSettings.activations` set.
     say
         Told about every window.
 

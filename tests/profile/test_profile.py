@@ -18,13 +18,13 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.sources import Trust
+from studentfloat.profile import ProfileSettings, profile_model
+from studentfloat.profile import model as profile_module
+from studentfloat.profile.derive import DeriveOptions, derive_formats, pooled_histogram
+from studentfloat.profile.files import profile_from_json, profile_to_json, read_profile
+from studentfloat.profile.merge import merge_profiles
 from studentfloat.records import Profile
 from studentfloat.statistics import Sketch, fit_laws, fit_student_t, sketch_blocks, sketch_rows
-from studentfloat.study import profile as profile_module
-from studentfloat.study.derive import DeriveOptions, derive_formats, pooled_histogram
-from studentfloat.study.merge import merge_profiles
-from studentfloat.study.profile import ProfileSettings, profile_model
-from studentfloat.study.profile_file import profile_from_json, profile_to_json, read_profile
 
 
 def heavy(*shape: int, nu: float = 5.0, seed: int = 0) -> torch.Tensor:
@@ -151,9 +151,10 @@ def test_each_bad_tensor_gets_a_word_and_the_rest_is_profiled(tmp_path) -> None:
 
 def test_a_truncated_shard_and_a_missing_one(tmp_path) -> None:
     directory, _ = write_model(tmp_path / "m")
-    shard = directory / "model.safetensors"
+    shard = (directory / "model.safetensors").rename(directory / "model-1.safetensors")
     shard.write_bytes(shard.read_bytes()[:-100_000])
-    index = {"weight_map": {"a": "model.safetensors", "b": "gone.safetensors"}}
+    files = ["model-1.safetensors", "gone.safetensors", "broken.safetensors"]
+    index = {"weight_map": {file[0]: file for file in files}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "broken.safetensors").write_bytes(b"xy")
     profile = profile_model(str(directory))
@@ -238,7 +239,7 @@ def test_a_journal_of_other_settings_is_not_trusted(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda d: d.mkdir(), ModelError, "no \\*.safetensors"),
+        (lambda d: d.mkdir(), ModelError, "neither model\\.safetensors nor"),
         (lambda d: None, ModelError, "no model"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from studentfloat.records import FrontierPoint, Standing
+from studentfloat.records.comparison import FrontierPoint, Standing
 
 __all__ = ["Candidate", "frontier"]
 

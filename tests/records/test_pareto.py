@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studentfloat.records import Standing
-from studentfloat.study.pareto import Candidate, frontier
+from studentfloat.records.pareto import Candidate, frontier
 
 
 def never(_a: str, _b: str) -> bool:

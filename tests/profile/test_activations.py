@@ -10,11 +10,11 @@ import torch
 
 from studentfloat.errors import ConfigError, DataError
 from studentfloat.models import Trust
+from studentfloat.profile import ActivationSettings, ProfileSettings, profile_model
+from studentfloat.profile.files import profile_from_json, profile_to_json
+from studentfloat.profile.merge import merge_profiles
+from studentfloat.profile.several import profile_models
 from studentfloat.statistics import Sketch, fit_laws, record_of
-from studentfloat.study.merge import merge_profiles
-from studentfloat.study.profile import ActivationSettings, ProfileSettings, profile_model
-from studentfloat.study.profile_file import profile_from_json, profile_to_json
-from studentfloat.study.profiles import profile_models
 from tests import tiny
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from studentfloat.errors import ConfigError, DataError
+from studentfloat.profile.fitted import activation_profile, summarize
 from studentfloat.records import Profile, TensorProfile
 from studentfloat.statistics import Sketch
-from studentfloat.study.profile import activation_profile, summarize
 
 __all__ = ["merge_profiles"]
 

@@ -5,22 +5,54 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from studentfloat.models import ModelSource
-from studentfloat.records import Provenance
-
-__all__ = ["machine_facts", "make_provenance", "package_versions"]
+__all__ = ["Provenance", "machine_facts", "make_provenance", "package_versions"]
 
 _PACKAGES = ("studentfloat", "torch", "transformers", "numpy", "scipy")
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from: enough to make it again.
+
+    Attributes
+    ----------
+    versions
+        Package name to version, Python among them.
+    seed
+        Of the bootstrap and everything else that draws.
+    model_sha256, text_sha256
+        Of the weights files and of the text.
+    model_source
+        In words: for the embedded model, that its weights were 4-bit before.
+    machine
+        Processor, cores, platform.
+    created
+        ISO 8601, UTC.
+    settings
+        All that was asked for.
+    """
+
+    versions: dict[str, str]
+    seed: int
+    model_sha256: str
+    model_source: str
+    text_sha256: str | None
+    text_source: str | None
+    machine: dict[str, Any]
+    created: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
 def make_provenance(
-    source: ModelSource,
     *,
     seed: int,
+    model_sha256: str,
+    model_source: str,
     text_sha256: str | None,
     text_source: str | None,
     settings: dict[str, Any],
@@ -29,8 +61,8 @@ def make_provenance(
     return Provenance(
         versions=package_versions(),
         seed=seed,
-        model_sha256=source.sha256,
-        model_source=source.description,
+        model_sha256=model_sha256,
+        model_source=model_source,
         text_sha256=text_sha256,
         text_source=text_source,
         machine=machine_facts(),

@@ -9,15 +9,12 @@ from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models.sources import Trust
+from studentfloat.profile.files import SEVERAL, profile_to_json, read_profile
+from studentfloat.profile.merge import merge_profiles
+from studentfloat.profile.model import profile_model
+from studentfloat.profile.settings import ActivationSettings, ProfileSettings
 from studentfloat.progress import Progress
 from studentfloat.records import Profile
-from studentfloat.study.merge import merge_profiles
-from studentfloat.study.profile import (
-    ActivationSettings,
-    ProfileSettings,
-    profile_model,
-)
-from studentfloat.study.profile_file import SEVERAL, profile_to_json, read_profile
 
 __all__ = ["ProfileResult", "models_in", "profile_models", "result_to_json", "settings_of"]
 
