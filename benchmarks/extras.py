@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from studentfloat.kernels import instruction_set
 from studentfloat.models.packed_layers import PackedLinear
-from studentfloat.quantize import QuantizedWeight, Scheme, quantize
+from studentfloat.quantize import LowRank, QuantizedWeight, Scheme, quantize
 from studentfloat.quantize.corrections import set_aside
-from studentfloat.quantize.stored import StoredWeight, stored_parts
-from studentfloat.quantize.weight import LowRank
+from studentfloat.quantize.stored import StoredWeight
 
 ARITHMETICS = {
     "int8": (torch.bfloat16, "int8"),
@@ -49,10 +48,10 @@ def weights(size: int, block: int, share: float, rank: int) -> dict[str, Quantiz
     narrow = LowRank(quantize(left, INT8), quantize(right, INT8))
     return {
         "plain": QuantizedWeight(plain),
-        f"outliers={share:g}": QuantizedWeight(plain, outliers=outliers),
-        f"rank={rank}": QuantizedWeight(plain, short),
-        f"rank8={rank}": QuantizedWeight(plain, narrow),
-        f"rank={rank}+outliers={share:g}": QuantizedWeight(plain, short, outliers),
+        f"outliers={share:g}": QuantizedWeight(plain, (outliers,)),
+        f"rank={rank}": QuantizedWeight(plain, (short,)),
+        f"rank8={rank}": QuantizedWeight(plain, (narrow,)),
+        f"rank={rank}+outliers={share:g}": QuantizedWeight(plain, (short, outliers)),
         "two formats to choose from": base("e2m1+sp|e2m1+sr"),
         "four formats to choose from": base("e2m1+sp|e2m1+sr|nf4|sf4"),
     }
@@ -61,7 +60,7 @@ def weights(size: int, block: int, share: float, rank: int) -> dict[str, Quantiz
 def layer_of(weight: QuantizedWeight) -> PackedLinear:
     """A layer of its own memory."""
     layer = PackedLinear(StoredWeight.of(weight, weight.shape))
-    for suffix, part in stored_parts(weight).items():
+    for suffix, part in weight.tensors().items():
         layer.put_part(f"weight{suffix}", part.clone())
     return layer
 

@@ -119,8 +119,8 @@ def test_added_to_a_packed_product(instructions, count, kind) -> None:
     low_rank = LowRankMatrix(left, right)
     x = torch.randn(2, count, 128, generator=generator)[..., ::2]
     for corrections, added in (
-        (Corrections(low_rank, None), left.double() @ right.double()),
-        (Corrections(None, numbers), dense),
+        (Corrections(low_rank), left.double() @ right.double()),
+        (Corrections(numbers), dense),
         (Corrections(low_rank, numbers), dense + left.double() @ right.double()),
     ):
         whole = base.dequantize().double() + added
@@ -146,4 +146,4 @@ def test_corrections_that_do_not_fit() -> None:
         Corrections(LowRankMatrix(torch.ones(3, 2), torch.ones(2, 4)), numbers)
     matrix = quantize(torch.randn(40, 64), Scheme("nf4", 16)).packed_matrix()
     with pytest.raises(DataError, match=r"\(40, 65\) do not fit a matrix of \(40, 64\)"):
-        matrix.matmul(torch.ones(1, 64), corrections=Corrections(None, other))
+        matrix.matmul(torch.ones(1, 64), corrections=Corrections(other))

@@ -288,7 +288,7 @@ FAULTS = {
     ),
     "an empty shard": lambda d: sorted(d.glob("*.safetensors"))[0].write_bytes(b""),
     "a path outside": point_outside,
-    "another version": lambda d: rewrite_config(d, lambda c: c.update(version=2)),
+    "another version": lambda d: rewrite_config(d, lambda c: c.update(version=3)),
     "another method": lambda d: rewrite_config(d, lambda c: c.update(quant_method="other")),
     "scheme 7": lambda d: rewrite_config(
         d, lambda c: next(iter(c["tensors"].values())).update(scheme=7)

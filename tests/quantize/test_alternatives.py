@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from studentfloat.errors import SchemeError
 from studentfloat.formats import Format
 from studentfloat.quantize import (
+    InputScale,
     LowRank,
     Outliers,
     QuantizedTensor,
@@ -125,25 +126,27 @@ def test_a_weight_is_all_of_its_parts() -> None:
     scale = torch.rand(16, generator=generator) + 0.5
     weight = QuantizedWeight(
         base,
-        low_rank=LowRank(left.bfloat16(), quantize(right, Scheme("int8", 16))),
-        outliers=Outliers(torch.tensor([5, 17], dtype=torch.int32), torch.tensor([9.0, -9]).half()),
-        input_scale=scale,
+        (
+            LowRank(left.bfloat16(), quantize(right, Scheme("int8", 16))),
+            Outliers(torch.tensor([5, 17], dtype=torch.int32), torch.tensor([9.0, -9]).half()),
+            InputScale(scale),
+        ),
     )
     expected = (
         base.dequantize()
         + left.bfloat16().float() @ quantize(right, Scheme("int8", 16)).dequantize()
     )
     expected[0, 5], expected[1, 1] = 9.0, -9.0
-    torch.testing.assert_close(weight.scaled_weight(), expected)
+    torch.testing.assert_close(weight.product_matrix(), expected)
     x = torch.randn(3, 16, generator=generator)
     torch.testing.assert_close(x @ weight.dequantize().T, (x / scale) @ expected.T)
     assert weight.dequantize(torch.bfloat16).dtype == torch.bfloat16
     parts = 6 * 2 * 16 + (2 * 16 * 8 + 2 * 32) + 2 * (32 + 16) + 16 * 32
     assert weight.bits == base.bits + parts
-    assert weight.low_rank.rank == 2
+    assert weight.part(LowRank).rank == 2
     assert weight.shape == (6, 16)
     with pytest.raises(SchemeError, match="input_scale of shape"):
-        QuantizedWeight(base, input_scale=scale[:3])
+        QuantizedWeight(base, (InputScale(scale[:3]),))
 
 
 def test_a_format_object_may_have_a_name_with_a_bar_in_a_file(tmp_path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studentfloat.quantize import Scheme, parse_method, quantize
+from studentfloat.quantize import LowRank, Outliers, Scheme, parse_method, quantize
 from studentfloat.quantize.corrections import choose_outliers, low_rank_correction
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.pipeline import quantize_weight
@@ -46,7 +46,7 @@ def test_outliers_are_the_largest_and_stay() -> None:
     plain = quantize(weight, scheme).dequantize()
     got = quantize_weight(weight, scheme, parse_method(f"outliers={2 / 2560}")).weight
     assert got.dequantize()[3, 5] == 30.0
-    assert got.outliers.positions.tolist() == [3 * 64 + 5, 7 * 64 + 60]
+    assert got.part(Outliers).positions.tolist() == [3 * 64 + 5, 7 * 64 + 60]
     # Without them their blocks' scales are small again.
     assert (got.dequantize() - weight).square().sum() < 0.7 * (plain - weight).square().sum()
     assert got.bits == quantize(weight, scheme).bits + 2 * 48
@@ -74,4 +74,4 @@ def test_experts_have_factors_of_their_own() -> None:
     result = quantize_weight(stacked, Scheme("int3", 16), parse_method("rank=4")).weight
     alone = quantize_weight(weight, Scheme("int3", 16), parse_method("rank=4")).weight
     torch.testing.assert_close(result.dequantize()[0], alone.dequantize(), rtol=1e-2, atol=1e-2)
-    assert result.low_rank.left.shape == (2, 40, 4)
+    assert result.part(LowRank).left.shape == (2, 40, 4)

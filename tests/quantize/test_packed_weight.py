@@ -10,10 +10,16 @@ import pytest
 import torch
 
 from studentfloat.kernels import PackedMatrix, instruction_set, use_instruction_set
-from studentfloat.quantize import QuantizedWeight, Scheme, parse_method, quantize
+from studentfloat.quantize import (
+    LowRank,
+    Outliers,
+    QuantizedWeight,
+    Scheme,
+    parse_method,
+    quantize,
+)
 from studentfloat.quantize.packed_weight import PackedWeight, pack_weight
 from studentfloat.quantize.pipeline import quantize_weight
-from studentfloat.quantize.weight import LowRank, Outliers
 
 # Rows, columns, block size: tails everywhere, and none.
 SHAPES = [(32, 64, 32), (33, 100, 16), (5, 77, 20), (1, 9, 4), (1100, 48, 16)]
@@ -49,7 +55,7 @@ def assert_near(got: torch.Tensor, x: torch.Tensor, matrix: torch.Tensor, relati
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_equal_those_of_the_dense_weight(instructions, shape, method) -> None:
     weight = weight_of(shape, method)
-    packed, dense = pack_weight(weight), weight.scaled_weight().double()
+    packed, dense = pack_weight(weight), weight.product_matrix().double()
     assert isinstance(packed, PackedWeight)
     # The extras are what the base's product alone lacks.
     assert not torch.allclose(dense, weight.base.dequantize().double(), atol=1e-4)
@@ -72,7 +78,7 @@ def test_formats(name) -> None:
     x = torch.randn(2, 3, 80, generator=torch.Generator().manual_seed(1))
     got = pack_weight(weight).matmul(x)
     assert got.shape == (2, 3, 24)
-    assert_near(got, x, weight.scaled_weight().double().T, 5e-6)
+    assert_near(got, x, weight.product_matrix().double().T, 5e-6)
 
 
 def test_factors_in_other_formats_and_types() -> None:
@@ -94,24 +100,24 @@ def test_factors_in_other_formats_and_types() -> None:
     ]
     x = torch.randn(3, 32)
     for low_rank in (LowRank(*kind) for kind in kinds):
-        weight = QuantizedWeight(base, low_rank)
-        dense = weight.scaled_weight().double()
+        weight = QuantizedWeight(base, (low_rank,))
+        dense = weight.product_matrix().double()
         assert_near(pack_weight(weight).matmul(x), x, dense.T, 1e-5)
 
 
 def test_nothing_is_held_twice() -> None:
     made = weight_of((64, 256, 32), "rank=4+outliers=0.02")
     # In files all tensors are contiguous.
-    low_rank = LowRank(made.low_rank.left.contiguous(), made.low_rank.right.contiguous())
-    weight = replace(made, low_rank=low_rank)
-    packed = pack_weight(weight).corrections
-    assert packed.sparse.positions.data_ptr() == weight.outliers.positions.data_ptr()
-    assert packed.low_rank.left.data_ptr() == weight.low_rank.left.data_ptr()
-    assert packed.low_rank.right.data_ptr() == weight.low_rank.right.data_ptr()
+    given, outliers = made.parts
+    low_rank = LowRank(given.left.contiguous(), given.right.contiguous())
+    factors, sparse = pack_weight(replace(made, parts=(low_rank, outliers))).corrections.parts
+    assert sparse.positions.data_ptr() == outliers.positions.data_ptr()
+    assert factors.left.data_ptr() == low_rank.left.data_ptr()
+    assert factors.right.data_ptr() == low_rank.right.data_ptr()
     int8 = weight_of((64, 256, 32), "rank8=4")
-    held = pack_weight(int8).corrections.low_rank
-    assert held.left.data_ptr() == int8.low_rank.left.packed.data_ptr()
-    assert held.right.data_ptr() == int8.low_rank.right.packed.data_ptr()
+    (held,), (narrow,) = pack_weight(int8).corrections.parts, int8.parts
+    assert held.left.data_ptr() == narrow.left.packed.data_ptr()
+    assert held.right.data_ptr() == narrow.right.packed.data_ptr()
 
 
 def test_a_weight_without_extras_is_its_base() -> None:
@@ -122,7 +128,7 @@ def test_no_outlier_at_all() -> None:
     base = quantize(torch.randn(20, 32), Scheme("sf4", 16))
     none = Outliers(torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.bfloat16))
     x = torch.randn(3, 32)
-    got = pack_weight(QuantizedWeight(base, outliers=none)).matmul(x)
+    got = pack_weight(QuantizedWeight(base, (none,))).matmul(x)
     assert torch.equal(got, base.packed_matrix().matmul(x))
 
 

@@ -115,7 +115,7 @@ def test_an_explicit_scale_keeps_the_product(method) -> None:
     ).weight
     wanted = x @ weight.T
     torch.testing.assert_close(
-        (x / scale) @ got.scaled_weight().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02
+        (x / scale) @ got.product_matrix().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02
     )
     torch.testing.assert_close(
         x @ got.dequantize().T, wanted, atol=0.02 * float(wanted.std()), rtol=0.02

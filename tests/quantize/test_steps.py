@@ -12,7 +12,15 @@ import torch
 
 from studentfloat.errors import ConfigError
 from studentfloat.models import ModelQuantizer
-from studentfloat.quantize import METHOD_STEPS, GPTQOptions, Method, Scheme, parse_method, quantize
+from studentfloat.quantize import (
+    METHOD_STEPS,
+    GPTQOptions,
+    InputScale,
+    Method,
+    Scheme,
+    parse_method,
+    quantize,
+)
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.steps import STEPS, Gptq, Nearest, Stage, Step, register_step
@@ -185,5 +193,5 @@ def test_a_weight_alone_chooses_its_own_transform() -> None:
     inputs.add(x)
     weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(2))
     got = quantize_weight(weight, Scheme("int8", 16), parse_method("smooth"), inputs).weight
-    assert got.input_scale is not None
+    assert got.part(InputScale) is not None
     torch.testing.assert_close(got.dequantize(), weight, atol=0.05, rtol=0.05)

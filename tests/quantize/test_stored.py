@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from studentfloat.errors import ModelError
 from studentfloat.formats import Format, get_format
-from studentfloat.quantize import Scheme, quantize
-from studentfloat.quantize.stored import (
-    Orientation,
-    StoredWeight,
-    formats_of,
-    formats_to_json,
-    stored_parts,
+from studentfloat.quantize import (
+    InputScale,
+    LowRank,
+    Outliers,
+    QuantizedWeight,
+    Scheme,
+    quantize,
 )
-from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
+from studentfloat.quantize.parts.registry import PARTS
+from studentfloat.quantize.scheme_json import LayoutTables, formats_of, formats_to_json
+from studentfloat.quantize.stored import Orientation, StoredWeight
 
 SCHEMES = {
     "plain": Scheme("sf4", block_size=16),
@@ -42,13 +44,22 @@ def weight_of(scheme: Scheme, shape=(6, 40), dtype=torch.float32) -> QuantizedWe
     return QuantizedWeight(quantize(torch.randn(shape).to(dtype), scheme))
 
 
+def described(stored: StoredWeight) -> dict:
+    tables = LayoutTables()
+    entry = stored.to_json(tables)
+    return {"weight": entry, **tables.to_json()}
+
+
+def read_again(data) -> StoredWeight:
+    return StoredWeight.from_json(data["weight"], LayoutTables.from_json(data), "w")
+
+
 def there_and_back(weight: QuantizedWeight, shape, orientation=Orientation.PLAIN):
     stored = StoredWeight.of(weight, shape, orientation)
-    formats: dict[str, Format] = {}
-    text = json.dumps({"weight": stored.to_json(formats), "formats": formats_to_json(formats)})
-    data = json.loads(text)
-    read = StoredWeight.from_json(data["weight"], formats_of(data["formats"]), "w")
-    parts = {suffix: part.clone() for suffix, part in stored_parts(weight).items()}
+    read = read_again(json.loads(json.dumps(described(stored))))
+    assert read == stored
+    assert read.bits == weight.bits
+    parts = {suffix: part.clone() for suffix, part in weight.tensors().items()}
     read.check(parts, "w")
     return read, read.assemble(parts)
 
@@ -60,7 +71,7 @@ def test_every_scheme_there_and_back(name: str, shape) -> None:
     read, again = there_and_back(weight, shape)
     assert torch.equal(again.dequantize(), weight.dequantize())
     assert again.bits == weight.bits
-    assert read.expected_parts().keys() == stored_parts(weight).keys()
+    assert read.tensors.keys() == weight.tensors().keys()
 
 
 def test_extras_there_and_back() -> None:
@@ -68,15 +79,18 @@ def test_extras_there_and_back() -> None:
     factor = quantize(torch.randn(6, 2), Scheme("int8", block_size="row"))
     weight = QuantizedWeight(
         replace(base.base, row_tables=torch.randn(6, 16).sort(dim=1).values),
-        LowRank(factor, torch.randn(2, 40).bfloat16()),
-        Outliers(torch.tensor([3, 77], dtype=torch.int32), torch.tensor([9.0, -9]).bfloat16()),
-        torch.linspace(0.5, 2, 40),
+        (
+            LowRank(factor, torch.randn(2, 40).bfloat16()),
+            Outliers(torch.tensor([3, 77], dtype=torch.int32), torch.tensor([9.0, -9]).bfloat16()),
+            InputScale(torch.linspace(0.5, 2, 40)),
+        ),
     )
     with pytest.raises(ModelError, match="low-rank"):
         StoredWeight.of(weight, (6, 40))
     right = quantize(torch.randn(2, 40), factor.scheme)
-    floats = replace(weight, low_rank=LowRank(torch.randn(6, 2), torch.randn(2, 40)))
-    for one in (floats, replace(weight, low_rank=LowRank(factor, right))):
+    others = weight.parts[1:]
+    for low_rank in (LowRank(torch.randn(6, 2), torch.randn(2, 40)), LowRank(factor, right)):
+        one = replace(weight, parts=(low_rank, *others))
         _, again = there_and_back(one, (6, 40))
         assert torch.equal(again.dequantize(), one.dequantize())
         assert again.bits == one.bits
@@ -100,9 +114,10 @@ def test_values_survive_to_the_last_bit() -> None:
 def test_two_formats_of_one_name() -> None:
     a = Format.from_values([-1, 0, 1, 2], name="x")
     b = Format.from_values([-1, 0, 1, 3], name="x")
-    formats: dict[str, Format] = {}
-    entries = [StoredWeight(Scheme(f), (4, 4), "float32").to_json(formats) for f in (a, b, a)]
-    assert [entry["scheme"]["format"] for entry in entries] == ["x", "x#2", "x"]
+    tables = LayoutTables()
+    entries = [StoredWeight(Scheme(f), (4, 4), "float32").to_json(tables) for f in (a, b, a)]
+    assert [entry["scheme"] for entry in entries] == [0, 1, 0]
+    assert [scheme["format"] for scheme in tables.to_json()["schemes"]] == ["x", "x#2"]
 
 
 HOSTILE = {
@@ -111,26 +126,54 @@ HOSTILE = {
     "a code twice": lambda d: d["formats"]["sf4"]["codes"].__setitem__(0, 1),
     "a code that is text": lambda d: d["formats"]["sf4"]["codes"].__setitem__(0, "1"),
     "a huge integer": lambda d: d["formats"]["sf4"]["values"].__setitem__(0, 10**400),
-    "no such format": lambda d: d["weight"]["scheme"].update(format="nf5"),
+    "no such format": lambda d: d["schemes"][0].update(format="nf5"),
     "10^12 elements a side": lambda d: d["weight"].update(shape=[10**12, 10**12]),
     "a negative size": lambda d: d["weight"].update(shape=[-4, 40]),
     "no shape": lambda d: d["weight"].update(shape=[]),
     "a size of true": lambda d: d["weight"].update(shape=[True, 40]),
     "an unknown key": lambda d: d["weight"].update(surprise=1),
-    "an unknown key in the scheme": lambda d: d["weight"]["scheme"].update(surprise=1),
+    "an unknown key in the scheme": lambda d: d["schemes"][0].update(surprise=1),
     "an unknown type": lambda d: d["weight"].update(dtype="int7"),
     "a type that is a list": lambda d: d["weight"].update(dtype=[]),
-    "an axis beyond": lambda d: d["weight"]["scheme"].update(axis=7),
-    "block size zero": lambda d: d["weight"]["scheme"].update(block_size=0),
-    "block size null": lambda d: d["weight"]["scheme"].update(block_size=None),
-    "an unknown rule": lambda d: d["weight"]["scheme"].update(scale_rule="best"),
-    "a scale type of number": lambda d: d["weight"]["scheme"].update(scale_dtype=4),
-    "an endless nest": lambda d: d["weight"]["scheme"].update(scale_dtype=nest(9)),
-    "a rank of minus one": lambda d: d["weight"].update(low_rank={"rank": -1, "type": "float16"}),
-    "outliers of text": lambda d: d["weight"].update(outliers={"count": "2", "dtype": "float16"}),
+    "an axis beyond": lambda d: d["schemes"][0].update(axis=7),
+    "block size zero": lambda d: d["schemes"][0].update(block_size=0),
+    "block size null": lambda d: d["schemes"][0].update(block_size=None),
+    "an unknown rule": lambda d: d["schemes"][0].update(scale_rule="best"),
+    "a scale type of number": lambda d: d["schemes"][0].update(scale_dtype=4),
+    "an endless nest": lambda d: d["schemes"][0].update(scale_dtype=nest(9)),
+    "a rank of minus one": lambda d: add_part(d, "low_rank", rank=-1, dtype="float16"),
+    "a rank of two types": lambda d: add_part(d, "low_rank", rank=1, dtype="float16", scheme=0),
+    "a rank of no type": lambda d: add_part(d, "low_rank", rank=1),
+    "a rank in no scheme": lambda d: add_part(d, "low_rank", rank=1, scheme=1),
+    "outliers of text": lambda d: add_part(d, "outliers", count="2", dtype="float16"),
     "an orientation of one axis": lambda d: d["weight"].update(shape=[4], orientation="transposed"),
-    "row tables of nothing": lambda d: d["weight"].update(row_tables="int8"),
+    "row tables of nothing": lambda d: add_part(d, "row_tables", dtype="int8"),
+    "row tables with what nobody knows": lambda d: add_part(d, "row_tables", dtype="float16", x=1),
+    "no parts": lambda d: d["weight"].update(parts=[]),
+    "parts of text": lambda d: d["weight"].update(parts="codes"),
+    "a part of text": lambda d: d["weight"].update(parts=["codes"]),
+    "an unknown part": lambda d: add_part(d, "wings"),
+    "a part of no kind": lambda d: d["weight"]["parts"].append({}),
+    "a kind that is a list": lambda d: d["weight"]["parts"].append({"kind": []}),
+    "codes twice": lambda d: add_part(d, "codes"),
+    "no codes": lambda d: d["weight"].update(parts=[{"kind": "input_scale"}]),
+    "selectors of nothing": lambda d: add_part(d, "selectors"),
+    "inputs scaled before a correction": lambda d: (
+        add_part(d, "input_scale") or add_part(d, "outliers", count=1, dtype="float16")
+    ),
+    "scheme two of one": lambda d: d["weight"].update(scheme=1),
+    "a scheme of true": lambda d: d["weight"].update(scheme=True),
+    "no scheme": lambda d: d["weight"].pop("scheme"),
+    "method one of none": lambda d: d["weight"].update(method=0),
+    "a method of number": lambda d: d.update(methods=[4]),
+    "a method of two lines": lambda d: d.update(methods=["gptq\nrank=2"]),
+    "methods that are a table": lambda d: d.update(methods={}),
+    "codes of two numbers": lambda d: d["formats"]["sf4"].update(dimension=2),
 }
+
+
+def add_part(data, kind: str, **fields) -> None:
+    data["weight"]["parts"].append({"kind": kind, **fields})
 
 
 def nest(depth: int):
@@ -146,12 +189,36 @@ def nest(depth: int):
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_descriptions(case: str) -> None:
-    formats: dict[str, Format] = {}
-    stored = StoredWeight(SCHEMES["plain"], (6, 40), "float32")
-    data = {"weight": stored.to_json(formats), "formats": formats_to_json(formats)}
+    data = described(StoredWeight(SCHEMES["plain"], (6, 40), "float32"))
+    read_again(data)
     HOSTILE[case](data)
-    with pytest.raises(ModelError):
-        StoredWeight.from_json(data["weight"], formats_of(data["formats"]), "w")
+    with pytest.raises(ModelError) as caught:
+        read_again(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_part_is_refused_with_those_that_are_known() -> None:
+    data = described(StoredWeight(SCHEMES["plain"], (6, 40), "float32"))
+    add_part(data, "wings")
+    with pytest.raises(ModelError, match="w has a part 'wings'") as caught:
+        read_again(data)
+    assert all(kind in str(caught.value) for kind in PARTS)
+
+
+def test_a_scheme_and_a_method_for_each_weight() -> None:
+    tables = LayoutTables()
+    wanted = [
+        StoredWeight(SCHEMES[scheme], (6, 40), "float32", method=method)
+        for scheme, method in [("plain", "gptq"), ("double", "gptq"), ("plain", ""), ("plain", "a")]
+    ]
+    entries = [stored.to_json(tables) for stored in wanted]
+    data = json.loads(json.dumps({"entries": entries, **tables.to_json()}))
+    assert len(data["schemes"]) == 2
+    assert data["methods"] == ["gptq", "a"]
+    again = LayoutTables.from_json(data)
+    read = [StoredWeight.from_json(entry, again, "w") for entry in data["entries"]]
+    assert read == wanted
+    assert [stored.method for stored in read] == ["gptq", "gptq", "", "a"]
 
 
 def broken(parts, suffix, change):
@@ -162,7 +229,7 @@ def broken(parts, suffix, change):
 
 def test_check_names_what_is_wrong() -> None:
     weight = weight_of(SCHEMES["plain"])
-    stored, parts = StoredWeight.of(weight, (6, 40)), stored_parts(weight)
+    stored, parts = StoredWeight.of(weight, (6, 40)), weight.tensors()
     stored.check(parts, "w")
     for value, word in ((float("nan"), "NaN"), (float("inf"), "infinite"), (0.0, "zero")):
         bad = broken(parts, "_scale", lambda s, v=value: s.index_fill(1, torch.tensor([0]), v))
@@ -180,35 +247,33 @@ def test_a_row_of_zeros_is_sound() -> None:
     matrix = torch.randn(4, 32)
     matrix[2] = 0
     weight = QuantizedWeight(quantize(matrix, Scheme("sf4", block_size=16)))
-    StoredWeight.of(weight, (4, 32)).check(stored_parts(weight), "w")
+    StoredWeight.of(weight, (4, 32)).check(weight.tensors(), "w")
 
 
 def test_codes_that_stand_for_nothing() -> None:
     weight = weight_of(Scheme("int4", block_size=16))
     unused = set(range(16)) - set(get_format("int4").codes)
-    stored, parts = StoredWeight.of(weight, (6, 40)), stored_parts(weight)
+    stored, parts = StoredWeight.of(weight, (6, 40)), weight.tensors()
     if not unused:
         three = Format.from_values([-1, 0, 1], name="ternary", bits=2)
         weight = weight_of(Scheme(three, block_size=16))
-        stored, parts = StoredWeight.of(weight, (6, 40)), stored_parts(weight)
+        stored, parts = StoredWeight.of(weight, (6, 40)), weight.tensors()
     with pytest.raises(ModelError, match="holds a code"):
         stored.check(broken(parts, "", lambda c: torch.full_like(c, 255)), "w")
 
 
 def test_selectors_and_positions_out_of_range() -> None:
     weight = weight_of(SCHEMES["choice"])
-    stored, parts = StoredWeight.of(weight, (6, 40)), stored_parts(weight)
+    stored, parts = StoredWeight.of(weight, (6, 40)), weight.tensors()
     with pytest.raises(ModelError, match="selects format 3 of 3"):
         stored.check(broken(parts, "_selector", lambda s: torch.full_like(s, 255)), "w")
-    extra = replace(
-        weight_of(SCHEMES["plain"]),
-        outliers=Outliers(torch.tensor([240], dtype=torch.int32), torch.ones(1).bfloat16()),
-    )
+    outlier = Outliers(torch.tensor([240], dtype=torch.int32), torch.ones(1).bfloat16())
+    extra = replace(weight_of(SCHEMES["plain"]), parts=(outlier,))
     with pytest.raises(ModelError, match="outside"):
-        StoredWeight.of(extra, (6, 40)).check(stored_parts(extra), "w")
-    zero = replace(weight_of(SCHEMES["plain"]), input_scale=torch.zeros(40))
+        StoredWeight.of(extra, (6, 40)).check(extra.tensors(), "w")
+    zero = replace(weight_of(SCHEMES["plain"]), parts=(InputScale(torch.zeros(40)),))
     with pytest.raises(ModelError, match="zero"):
-        StoredWeight.of(zero, (6, 40)).check(stored_parts(zero), "w")
+        StoredWeight.of(zero, (6, 40)).check(zero.tensors(), "w")
 
 
 @settings(max_examples=60, deadline=None)
@@ -226,5 +291,5 @@ def test_any_shape(rows: int, length: int, block, name: str, dtype: torch.dtype)
     stored, again = there_and_back(weight, (rows, length))
     assert again.base.dtype == dtype
     assert torch.equal(again.dequantize(), weight.dequantize())
-    for suffix, part in stored.expected_parts().items():
-        assert tuple(stored_parts(weight)[suffix].shape) == part.shape
+    for suffix, part in stored.tensors.items():
+        assert tuple(weight.tensors()[suffix].shape) == part.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from studentfloat.kernels.dispatch import native
 if TYPE_CHECKING:
     from studentfloat.kernels import _native
 
-__all__ = ["Corrections", "LowRankMatrix", "SparseMatrix"]
+__all__ = ["Corrections", "LowRankMatrix", "MatrixCorrection", "SparseMatrix"]
 
 _FACTOR_TYPES = {"bfloat16": 0, "int8": 1}
 # From this many columns on, the library's product is worth what widening the factors costs it.
@@ -223,44 +223,61 @@ class LowRankMatrix:
         return _wide(self.left, self.left_scales), _wide(self.right, self.right_scales)
 
 
+class MatrixCorrection(Protocol):
+    """A matrix that is added to a packed one, held in a form of its own."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out_features, in_features)``."""
+
+    def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add ``x @ C.T`` to an output, in float32."""
+
+    def add_product_transposed(self, x: Array, out: Array) -> None:
+        """Add ``x @ C`` to an output, in float32: `x` of ``(n, out_features)``."""
+
+
 class Corrections:
-    """What is added to a product with a packed matrix: of low rank, here and there, or both.
+    """What is added to a product with a packed matrix, of one or several kinds.
 
     Raises
     ------
     DataError
-        If the two are of different shapes.
+        If there are none, or of different shapes.
     """
 
-    def __init__(self, low_rank: LowRankMatrix | None, sparse: SparseMatrix | None) -> None:
-        shapes = {part.shape for part in (low_rank, sparse) if part is not None}
+    def __init__(self, *parts: MatrixCorrection) -> None:
+        shapes = {part.shape for part in parts}
         if len(shapes) != 1:
             raise DataError(f"corrections of shapes {sorted(shapes)}: of one shape is right")
-        self.low_rank, self.sparse = low_rank, sparse
+        self.parts = parts
         (self.shape,) = shapes
 
     def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
         """Add ``x @ C.T`` to an output, in float32; as for :class:`SparseMatrix`."""
-        if self.low_rank is not None:
-            self.low_rank.add_product(x, out, threads=threads)
-        if self.sparse is not None:
-            self.sparse.add_product(x, out, threads=threads)
+        for part in self.parts:
+            part.add_product(x, out, threads=threads)
 
     def add_product_transposed(self, x: Array, out: Array) -> None:
         """Add ``x @ C`` to an output, in float32: `x` of ``(n, out_features)``."""
-        if self.low_rank is not None:
-            self.low_rank.add_product_transposed(x, out)
-        if self.sparse is not None:
-            self.sparse.add_product_transposed(x, out)
+        for part in self.parts:
+            part.add_product_transposed(x, out)
 
     def compiled(self, count: int) -> tuple[_native.Sparse | None, _native.LowRank | None] | None:
-        """Both for the kernels to add, for `count` columns; None where they cannot."""
-        low_rank = None if self.low_rank is None else self.low_rank.compiled(count)
-        sparse = None if self.sparse is None else self.sparse.compiled()
-        if (self.low_rank is None) != (low_rank is None) or (self.sparse is None) != (
-            sparse is None
-        ):
-            return None
+        """For the kernels to add, for `count` columns; None where they cannot add all of it."""
+        sparse: _native.Sparse | None = None
+        low_rank: _native.LowRank | None = None
+        for part in self.parts:
+            if isinstance(part, SparseMatrix) and sparse is None:
+                sparse = part.compiled()
+                taken = sparse is not None
+            elif isinstance(part, LowRankMatrix) and low_rank is None:
+                low_rank = part.compiled(count)
+                taken = low_rank is not None
+            else:
+                taken = False
+            if not taken:
+                return None
         return sparse, low_rank
 
 

@@ -142,21 +142,15 @@ def quantized_activations(
     ranges
         For static ranges: from :func:`calibrate_ranges`.
     quantized
-        Its explicit input scales divide inputs before they are rounded, and multiply them
-        after, as the layer's weight (which holds their inverse) wants them.
+        Its explicit input transforms are applied to inputs before they are rounded, and undone
+        after, since the dense weight has them folded in.
 
     Yields
     ------
     list of str
         Names of weights whose inputs stay as they are, with the reason.
     """
-    scales: dict[str, Tensor] = {}
-    if quantized is not None:
-        scales = {
-            name: weight.input_scale
-            for name, weight in quantized.weights.items()
-            if weight.input_scale is not None
-        }
+    weights = {} if quantized is None else quantized.weights
     if how.ranges == "static":
         absent = [site.name for site in sites if site.name not in (ranges or {})]
         if absent:
@@ -164,11 +158,13 @@ def quantized_activations(
 
     def change(site: WeightSite, inputs: Tensor) -> Tensor:
         limit = None if ranges is None else ranges.get(site.name)
-        scale = scales.get(site.name)
-        if scale is None:
-            return how.apply(inputs, limit)
-        scale = scale.to(inputs.dtype)
-        return how.apply(inputs / scale, limit) * scale
+        transforms = weights[site.name].transforms if site.name in weights else ()
+        for transform in transforms:
+            inputs = transform.transform(inputs)
+        rounded = how.apply(inputs, limit)
+        for transform in reversed(transforms):
+            rounded = transform.undo(rounded)
+        return rounded
 
     left = [
         f"{site.name}: {site.kind.value}, its inputs stay as they are"

@@ -39,9 +39,8 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
-from studentfloat.quantize.packed_weight import why_not_packed
 from studentfloat.quantize.scheme import TENSOR, Scheme
-from studentfloat.quantize.stored import StoredWeight, stored_parts
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -221,6 +220,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 tuple(site.parameter.shape),
                 str(site.parameter.dtype).removeprefix("torch."),
                 orientation_of(site.kind),
+                method="rtn",
             )
             chosen[site.name], sites[site.name] = stored, site
         for skip in skipped:
@@ -282,7 +282,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def _conversions_of_parts(self, conversions: Any) -> list[WeightConverter]:
         if not self.pre_quantized:
             return []
-        suffixes = {s for stored in self._sites.values() for s in stored.expected_parts() if s}
+        suffixes = {s for stored in self._sites.values() for s in stored.tensors if s}
         added = []
         for converter in conversions:
             if not isinstance(converter, WeightConverter):
@@ -315,7 +315,7 @@ def _say_what_is_slow(model: Any) -> None:
     slow: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            reason = why_not_packed(module.stored["weight"])
+            reason = module.stored["weight"].without_kernel()
             if reason is not None:
                 slow.setdefault(reason, []).append(name)
     for reason, names in slow.items():
@@ -342,7 +342,7 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             stored = self._quantizer._sites[name]
             matrix = stored.orientation.to_matrix(values)
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
-            result |= {name + suffix: part for suffix, part in stored_parts(weight).items()}
+            result |= {name + suffix: tensor for suffix, tensor in weight.tensors().items()}
         return result
 
 

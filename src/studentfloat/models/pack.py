@@ -29,7 +29,8 @@ from studentfloat.models.stream import (
 )
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
-from studentfloat.quantize.stored import StoredWeight, formats_to_json, scheme_to_json
+from studentfloat.quantize.scheme_json import formats_to_json, scheme_to_json
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor, quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
@@ -196,7 +197,7 @@ def _quantize_group(
             matrix = site.orientation.to_matrix(values)
             weight, nmse = _quantize(matrix, scheme, tensor.name)
             seconds = round(time.monotonic() - started, 3)
-            stored = StoredWeight.of(weight, tensor.shape, site.orientation)
+            stored = StoredWeight.of(weight, tensor.shape, site.orientation, method="rtn")
             weights[site.stored_name] = (stored, weight)
             record = weight_record(
                 site.name,

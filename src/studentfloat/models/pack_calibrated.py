@@ -175,16 +175,22 @@ class _Packing:
         kind = TORCH_TYPES.get(tensor.dtype, torch.float32)
         return kind if kind in _CALIBRATED_FROM else torch.float32
 
-    def _stored(self, name: str, weight: QuantizedWeight) -> tuple[StoredWeight, QuantizedWeight]:
+    def _stored(
+        self, name: str, weight: QuantizedWeight, method: str
+    ) -> tuple[StoredWeight, QuantizedWeight]:
         site = self._sites[name]
         # Calibrating is done in float32; what was quantized is of the checkpoint's type.
         typed = replace(weight, base=replace(weight.base, dtype=self._dtype(name)))
         shape = tuple(site.parameter.shape)
-        return StoredWeight.of(typed, shape, orientation_of(site.kind)), typed
+        return StoredWeight.of(typed, shape, orientation_of(site.kind), method=method), typed
 
     def shard(self, block: QuantizedBlock) -> Shard:
         """What a block's shard holds: its weights, and parameters that the method changed."""
-        weights = {self.stored_name(n): self._stored(n, w) for n, w in block.weights.items()}
+        methods = {record.name: record.method for record in block.records}
+        weights = {
+            self.stored_name(n): self._stored(n, w, methods.get(n, ""))
+            for n, w in block.weights.items()
+        }
         plain = {self.stored_name(n): value.detach().float() for n, value in block.changed.items()}
         records = tuple(replace(r, name=self.stored_name(r.name)) for r in block.records)
         return Shard(weights, plain, records, (), tuple(plain))
@@ -220,9 +226,9 @@ class _Packing:
         by_name = {self.stored_name(parameter): parameter for parameter in self._names()}
         weights = {}
         for stored_name, stored in layout.items():
-            parts = {s: read_raw(files.pop(stored_name + s)) for s in stored.expected_parts()}
-            stored.check(parts, stored_name)
-            weight = stored.assemble(parts)
+            tensors = {s: read_raw(files.pop(stored_name + s)) for s in stored.tensors}
+            stored.check(tensors, stored_name)
+            weight = stored.assemble(tensors)
             # As in the run that made it: values are put back in float32.
             plain = replace(weight, base=replace(weight.base, dtype=torch.float32))
             weights[by_name[stored_name]] = plain

@@ -36,8 +36,7 @@ from studentfloat.models.packed_files import (
     write_layout,
 )
 from studentfloat.models.sources import ModelSource
-from studentfloat.quantize.packed_weight import why_not_packed
-from studentfloat.quantize.stored import StoredWeight, stored_parts
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import (
     PackedModel,
@@ -171,9 +170,9 @@ class PackWriter:
         """Write a shard and then what is known of it."""
         tensors: dict[str, Tensor] = dict(shard.plain)
         for name, (stored, weight) in shard.weights.items():
-            parts = stored_parts(weight)
-            stored.check(parts, name)
-            tensors |= {name + suffix: part for suffix, part in parts.items()}
+            its = weight.tensors()
+            stored.check(its, name)
+            tensors |= {name + suffix: tensor for suffix, tensor in its.items()}
         file = self.directory / _shard_name(number, self._plan["shards"])
         save_shard(tensors, file)
         write_json(
@@ -371,7 +370,7 @@ def _with_speed(record: TensorQuantization, shard: Shard) -> TensorQuantization:
     """A record that says so where products will dequantize the weight each time."""
     # A tied head's record may bear the embedding's name, or the other way round.
     stored = {name: stored for name, (stored, _) in shard.weights.items()}.get(record.name)
-    reason = None if stored is None else why_not_packed(stored)
+    reason = None if stored is None else stored.without_kernel()
     if stored is None or reason is None or len(stored.matrix_shape) != 2:
         return record
     return replace(record, notes=(*record.notes, f"dequantized for every product: {reason}"))

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError
+from studentfloat.models.layout1 import as_layout_2
 from studentfloat.models.stream import StoredTensor, list_sound_tensors, model_files
 from studentfloat.quantize.scheme import Scheme
-from studentfloat.quantize.stored import (
-    StoredWeight,
-    formats_of,
-    formats_to_json,
+from studentfloat.quantize.scheme_json import (
+    LayoutTables,
     lone_scheme_from_json,
     lone_scheme_to_json,
 )
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -41,12 +41,13 @@ __all__ = [
     "write_layout",
 ]
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+_READ_VERSIONS = (1, LAYOUT_VERSION)
 METHOD = "studentfloat"
 CONFIG_KEY = "quantization_config"
 MANIFEST = "studentfloat.json"
 LAYOUT_KEYS = (
-    *("quant_method", "version", "formats", "schemes", "tensors"),
+    *("quant_method", "version", "formats", "schemes", "methods", "tensors"),
     *("activations", "kv_cache"),
 )
 INDEX = "model.safetensors.index.json"
@@ -71,19 +72,12 @@ TORCH_TYPES = {
 
 def write_layout(tensors: Mapping[str, StoredWeight]) -> dict[str, Any]:
     """The ``quantization_config`` that describes these weights."""
-    formats: dict[str, Any] = {}
-    entries = {name: stored.to_json(formats) for name, stored in tensors.items()}
-    schemes: list[dict[str, Any]] = []
-    for entry in entries.values():
-        # Nearly all weights share a scheme; it is written once.
-        if entry["scheme"] not in schemes:
-            schemes.append(entry["scheme"])
-        entry["scheme"] = schemes.index(entry["scheme"])
+    tables = LayoutTables()
+    entries = {name: stored.to_json(tables) for name, stored in tensors.items()}
     return {
         "quant_method": METHOD,
         "version": LAYOUT_VERSION,
-        "formats": formats_to_json(formats),
-        "schemes": schemes,
+        **tables.to_json(),
         "tensors": entries,
     }
 
@@ -125,7 +119,7 @@ NO_COMPANIONS = Companions()
 
 
 def parse_layout(config: Any) -> dict[str, StoredWeight]:
-    """Read a ``quantization_config``.
+    """Read a ``quantization_config`` of this or an earlier layout.
 
     Raises
     ------
@@ -135,28 +129,23 @@ def parse_layout(config: Any) -> dict[str, StoredWeight]:
     if not isinstance(config, Mapping) or config.get("quant_method") != METHOD:
         raise ModelError(f"its {CONFIG_KEY} is not of quant_method {METHOD!r}")
     version = config.get("version")
-    if version != LAYOUT_VERSION:
+    if version not in _READ_VERSIONS or isinstance(version, bool):
         raise ModelError(
-            f"its packed layout has version {version!r}; this studentfloat reads {LAYOUT_VERSION}"
+            f"its packed layout has version {version!r}; this studentfloat reads "
+            f"{' and '.join(map(str, _READ_VERSIONS))}"
         )
     for key in config:
         if key not in LAYOUT_KEYS:
             raise ModelError(f"its {CONFIG_KEY} has {key!r}, which this version does not know")
     Companions.from_json(config)
-    formats = formats_of(config.get("formats"))
-    schemes, tensors = config.get("schemes"), config.get("tensors")
-    if not isinstance(schemes, list) or not isinstance(tensors, Mapping):
-        raise ModelError(f"its {CONFIG_KEY} lacks a list 'schemes' or a table 'tensors'")
-    found = {}
-    for name, entry in tensors.items():
-        if not isinstance(entry, Mapping):
-            raise ModelError(f"{name}: its entry in {CONFIG_KEY} is no table")
-        number = entry.get("scheme")
-        if not isinstance(number, int) or not 0 <= number < len(schemes):
-            raise ModelError(f"{name}: scheme {number!r} of {len(schemes)}")
-        data = {**entry, "scheme": schemes[number]}
-        found[str(name)] = StoredWeight.from_json(data, formats, str(name))
-    return found
+    data = as_layout_2(config) if version == 1 else config
+    tables, tensors = LayoutTables.from_json(data), data.get("tensors")
+    if not isinstance(tensors, Mapping):
+        raise ModelError(f"its {CONFIG_KEY} lacks a table 'tensors'")
+    return {
+        str(name): StoredWeight.from_json(entry, tables, str(name))
+        for name, entry in tensors.items()
+    }
 
 
 def read_raw(tensor: StoredTensor) -> Tensor:
@@ -261,8 +250,8 @@ class PackedCheckpoint:
         files = {tensor.name: tensor for tensor in list_sound_tensors(_shards(directory))}
         checkpoint = cls(directory, config, weights, files)
         for name, stored in weights.items():
-            for suffix, part in stored.expected_parts().items():
-                checkpoint._check_header(name + suffix, part.dtype, part.shape)
+            for suffix, tensor_spec in stored.tensors.items():
+                checkpoint._check_header(name + suffix, tensor_spec.dtype, tensor_spec.shape)
         return checkpoint
 
     def weight(self, name: str) -> QuantizedWeight:
@@ -274,14 +263,14 @@ class PackedCheckpoint:
             If a tensor of it is damaged or not what it must be; the message names it.
         """
         stored = self.weights[name]
-        parts = {s: read_raw(self.files[name + s]) for s in stored.expected_parts()}
-        stored.check(parts, name)
-        return stored.assemble(parts)
+        tensors = {s: read_raw(self.files[name + s]) for s in stored.tensors}
+        stored.check(tensors, name)
+        return stored.assemble(tensors)
 
     def plain_names(self) -> Iterator[str]:
         """Names of the tensors that are stored as they were."""
-        parts = {name + s for name, w in self.weights.items() for s in w.expected_parts()}
-        return (name for name in self.files if name not in parts)
+        packed = {name + s for name, w in self.weights.items() for s in w.tensors}
+        return (name for name in self.files if name not in packed)
 
     def _check_header(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         found = self.files.get(name)

@@ -8,7 +8,6 @@ Weights are frozen; gradients flow to the inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models import operators
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
-from studentfloat.quantize.packed_weight import PackedWeight, pack_weight, why_not_packed
+from studentfloat.quantize.packed_weight import PackedWeight, pack_weight
 from studentfloat.quantize.stored import Orientation, StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -58,7 +57,7 @@ class PackedModule(nn.Module):
         self.__dict__["_is_hf_initialized"] = True
         self.__dict__["_number"] = operators.enroll(self)
         specs[name] = stored
-        for suffix, part in stored.expected_parts().items():
+        for suffix, part in stored.tensors.items():
             self.put_part(name + suffix, torch.empty(part.shape, dtype=part.dtype, device=device))
 
     def put_part(self, name: str, part: Tensor) -> None:
@@ -84,7 +83,7 @@ class PackedModule(nn.Module):
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """The stored tensors of a weight, by suffix."""
-        suffixes = self.stored[name].expected_parts()
+        suffixes = self.stored[name].tensors
         owner = self.__dict__.get("_tied_to", self)
         return {s: owner.part(name + s) for s in suffixes}
 
@@ -135,7 +134,7 @@ class PackedModule(nn.Module):
 
     def packed_names(self) -> set[str]:
         """Names of the parameters and buffers that are stored tensors."""
-        names = {n + s for n, stored in self.stored.items() for s in stored.expected_parts()}
+        names = {n + s for n, stored in self.stored.items() for s in stored.tensors}
         return {name for name in names if name in self._parameters or name in self._buffers}
 
     def is_loaded(self) -> bool:
@@ -190,9 +189,9 @@ class PackedLinear(PackedModule, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Of shape ``(..., in_features)`` to ``(..., out_features)``, in the input's type."""
-        scale = self._buffers.get("weight_input_scale")
-        if scale is not None:
-            input = input / scale.to(input.dtype)
+        stored = self.stored["weight"]
+        for spec in stored.transforms:
+            input = spec.assemble(stored.matrix, self.parts("weight")).transform(input)
         if self.activations is not None:
             # Straight through: rounding has no gradient of its own.
             rounded = self.activations.apply(input.detach())
@@ -231,14 +230,14 @@ class PackedLinear(PackedModule, nn.Linear):
             return None
         owner: PackedModule = self.__dict__.get("_tied_to", self)
         found: PackedMatrix | PackedWeight | None = owner.__dict__.get("_matrix")
-        if found is None and why_not_packed(self.stored["weight"]) is None:
+        if found is None and self.stored["weight"].without_kernel() is None:
             found = pack_weight(owner.packed_weight())
             owner.hold(found)
         return found
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
-        """W as the product sees it: inputs are already divided by any input scale."""
-        return replace(self.packed_weight(), input_scale=None).dequantize(dtype)
+        """W as the product sees it, which takes transformed inputs."""
+        return self.packed_weight().product_matrix().to(dtype)
 
     def reset_parameters(self) -> None:
         """Do nothing: what is packed is not drawn at random."""
@@ -312,12 +311,10 @@ class PackedEmbedding(PackedModule, nn.Embedding):
     def embeddings(self, input: Tensor) -> Tensor:
         """What :meth:`forward` gives, before its factor."""
         weight = self.packed_weight()
-        if weight.low_rank is not None or weight.outliers is not None:
-            rows = weight.dequantize(self.output_dtype)[input]
-        else:
-            rows = weight.base.rows(input.reshape(-1)).to(self.output_dtype)
-            rows = rows.reshape(*input.shape, self.embedding_dim)
-        return rows
+        if not weight.has_rows:
+            return weight.dequantize(self.output_dtype)[input]
+        rows = weight.rows(input.reshape(-1)).dequantize(self.output_dtype)
+        return rows.reshape(*input.shape, self.embedding_dim)
 
     def reset_parameters(self) -> None:
         """Do nothing: what is packed is not drawn at random."""

@@ -16,9 +16,10 @@ from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR,
 if TYPE_CHECKING:
     from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
+    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
     from studentfloat.quantize.scales import block_scales
     from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
-    from studentfloat.quantize.weight import LowRank, Outliers, QuantizedWeight
+    from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
     "METHOD_STEPS",
@@ -28,6 +29,7 @@ __all__ = [
     "TENSOR",
     "GPTQOptions",
     "GPTQResult",
+    "InputScale",
     "LowRank",
     "Method",
     "Outliers",
@@ -52,8 +54,9 @@ _HOMES = {
     "unpack_codes": "packing",
     "GPTQResult": "feedback",
     "gptq": "feedback",
-    "LowRank": "weight",
-    "Outliers": "weight",
+    "InputScale": "parts",
+    "LowRank": "parts",
+    "Outliers": "parts",
     "QuantizedWeight": "weight",
 }
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.parts import LowRank, Outliers
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.tensor import quantize
-from studentfloat.quantize.weight import LowRank, Outliers
 
 __all__ = ["choose_outliers", "low_rank_correction", "set_aside"]
 

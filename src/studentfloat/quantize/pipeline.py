@@ -9,6 +9,7 @@ from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, without_inputs
+from studentfloat.quantize.parts import InputScale, Part
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.state import SharedInput, WeightState
 from studentfloat.quantize.transforms import ChannelScale, InputTransform
@@ -94,7 +95,9 @@ def _put_together(state: WeightState) -> QuantizedWeight:
     for transform in state.transforms:
         assert isinstance(transform, ChannelScale)
         scale = transform.scale if scale is None else scale * transform.scale
-    return QuantizedWeight(state.base, state.low_rank, state.outliers, scale)
+    given = (state.low_rank, state.outliers, None if scale is None else InputScale(scale))
+    parts: tuple[Part, ...] = tuple(part for part in given if part is not None)
+    return QuantizedWeight(state.base, parts)
 
 
 def _idle_experts(inputs: InputStatistics | None) -> list[str]:

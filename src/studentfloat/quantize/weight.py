@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from studentfloat.errors import SchemeError
-from studentfloat.quantize.scheme import TENSOR
+from studentfloat.quantize.parts.part import Correction, InputTransform, MatrixSpec, Part
+from studentfloat.quantize.parts.registry import specs_of_codes
+from studentfloat.quantize.parts.tensor_layout import member_of
 from studentfloat.quantize.tensor import QuantizedTensor
 
-__all__ = ["LowRank", "Outliers", "QuantizedWeight"]
+__all__ = ["QuantizedWeight"]
 
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """A correction ``left @ right`` that is added to the dequantized weight.
-
-    Attributes
-    ----------
-    left
-        Of shape ``(..., out_features, rank)``.
-    right
-        Of shape ``(..., rank, in_features)``. Either is stored in 16 bits as a tensor, or
-        in fewer as a QuantizedTensor.
-    """
-
-    left: Tensor | QuantizedTensor
-    right: Tensor | QuantizedTensor
-
-    @property
-    def rank(self) -> int:
-        """Columns of `left`."""
-        return int(self.left.shape[-1])
-
-    @property
-    def bits(self) -> int:
-        """All bits stored."""
-        return _bits(self.left) + _bits(self.right)
-
-    def product(self) -> Tensor:
-        """``left @ right`` in float32."""
-        return _values(self.left) @ _values(self.right)
-
-
-@dataclass(frozen=True, eq=False)
-class Outliers:
-    """Weights kept in 16 bits: they replace what the codes say.
-
-    Attributes
-    ----------
-    positions
-        int32 (int64 beyond 2³¹ weights), of shape ``(n,)``, ascending: flat row-major
-        positions in the weight's matrix.
-    values
-        bfloat16 or float16, of shape ``(n,)``.
-    """
-
-    positions: Tensor
-    values: Tensor
-
-    @property
-    def bits(self) -> int:
-        """All bits stored: position and value of each."""
-        return 8 * (
-            self.positions.numel() * self.positions.element_size()
-            + self.values.numel() * self.values.element_size()
-        )
+AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,50 +24,75 @@ class QuantizedWeight:
     """What a layer stores instead of its weight.
 
     Seen as a matrix with the summed-up axis last, as
-    :meth:`~studentfloat.models.WeightSite.matrix` gives it. The layer computes
-    ``W @ (x / input_scale)`` with ``W = base + left @ right``, outliers put in place.
+    :meth:`~studentfloat.models.WeightSite.matrix` gives it. Its parts make it from first to
+    last: corrections change the matrix of the codes, then input transforms say what inputs go
+    through before it. A layer computes ``W @ T(x)``; the last transform meets `x` first.
 
     Attributes
     ----------
     base
         Codes and scales, of the matrix's shape.
-    low_rank, outliers
-        What a method added, None where nothing.
-    input_scale
-        float32, of shape ``(in_features,)``: what the input is divided by where smoothing
-        could not be folded into what comes before; None for ones.
+    parts
+        What a method added: :class:`~studentfloat.quantize.parts.LowRank`,
+        :class:`~studentfloat.quantize.parts.Outliers`,
+        :class:`~studentfloat.quantize.parts.InputScale`; corrections first.
+
+    Raises
+    ------
+    SchemeError
+        If a part does not fit the matrix, or a correction follows an input transform.
+
+    Examples
+    --------
+    >>> from studentfloat.quantize import InputScale, Scheme, quantize
+    >>> base = quantize(torch.tensor([[0.5, -1.0]]), Scheme("int8", block_size=2))
+    >>> QuantizedWeight(base, (InputScale(torch.tensor([2.0, 1.0])),)).dequantize()
+    tensor([[ 0.2500, -1.0000]])
     """
 
     base: QuantizedTensor
-    low_rank: LowRank | None = None
-    outliers: Outliers | None = None
-    input_scale: Tensor | None = None
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        scale = self.input_scale
-        if scale is not None and tuple(scale.shape) != self.shape[-1:]:
-            raise SchemeError(
-                f"input_scale of shape {tuple(scale.shape)} does not fit a weight of shape "
-                f"{self.shape}: one number per input feature"
-            )
+        for part in self.parts:
+            part.fit(self.shape)
+        transforms = [isinstance(part, InputTransform) for part in self.parts]
+        if transforms != sorted(transforms):
+            raise SchemeError("corrections of the matrix stand before transforms of the inputs")
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix."""
         return self.base.shape
 
-    def scaled_weight(self) -> Tensor:
-        """The matrix that ``x / input_scale`` is multiplied by: float32 (or float64)."""
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """The parts that change the matrix, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Correction))
+
+    @property
+    def transforms(self) -> tuple[InputTransform, ...]:
+        """The parts that change the inputs, in the order in which inputs meet them."""
+        return tuple(p for p in reversed(self.parts) if isinstance(p, InputTransform))
+
+    def part(self, kind: type[AnyPart]) -> AnyPart | None:
+        """The part of a class; None where there is none."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    def product_matrix(self) -> Tensor:
+        """The dense matrix that transformed inputs are multiplied by: float32 (or float64)."""
         weight = self.base.dequantize()
         if weight.dtype != torch.float64:
             weight = weight.float()
-        if self.low_rank is not None:
-            weight = weight + self.low_rank.product().to(weight.dtype)
-        if self.outliers is not None:
-            flat = weight.reshape(-1).clone()
-            flat[self.outliers.positions.long()] = self.outliers.values.to(weight.dtype)
-            weight = flat.reshape(weight.shape)
+        for part in self.corrections:
+            weight = part.apply(weight)
         return weight
+
+    def transform_inputs(self, x: Tensor) -> Tensor:
+        """Inputs, of shape ``(..., in_features)``, as :meth:`product_matrix` takes them."""
+        for part in self.transforms:
+            x = part.transform(x)
+        return x
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The effective matrix, by which `x` itself is multiplied.
@@ -129,10 +102,36 @@ class QuantizedWeight:
         dtype
             Of the result; by default the type that was quantized.
         """
-        weight = self.scaled_weight()
-        if self.input_scale is not None:
-            weight = weight / self.input_scale.to(weight.dtype)
+        weight = self.product_matrix()
+        for part in reversed(self.transforms):
+            weight = part.apply(weight)
         return weight.to(dtype or self.base.dtype)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows can be taken out of what is stored: blocks run along them."""
+        return MatrixSpec(self.shape, self.base.scheme).blocks_run_along_rows
+
+    def rows(self, indices: Tensor) -> QuantizedWeight:
+        """Some rows as they are stored; others are not touched.
+
+        Parameters
+        ----------
+        indices
+            int64, of shape ``(n,)``: rows of a matrix.
+
+        Raises
+        ------
+        SchemeError
+            If blocks do not run along the rows (:attr:`has_rows`).
+        """
+        if not self.has_rows:
+            raise SchemeError(
+                f"blocks of {self.base.scheme.block_size} along axis {self.base.scheme.axis} do "
+                f"not keep the rows of a matrix of shape {self.shape} apart: the last axis does"
+            )
+        base = self.base.select_rows(indices)
+        return QuantizedWeight(base, tuple(part.rows(indices, self.shape) for part in self.parts))
 
     def member(self, number: int) -> QuantizedWeight:
         """One matrix of a weight of shape ``(count, out_features, in_features)``.
@@ -142,57 +141,24 @@ class QuantizedWeight:
         SchemeError
             If blocks do not run along the rows of each.
         """
-        low_rank, outliers = self.low_rank, self.outliers
-        if low_rank is not None:
-            left, right = (_member(part, number) for part in (low_rank.left, low_rank.right))
-            low_rank = LowRank(left, right)
-        if outliers is not None:
-            size = self.shape[1] * self.shape[2]
-            ends = torch.tensor([number * size, (number + 1) * size])
-            its = slice(*torch.searchsorted(outliers.positions, ends.to(outliers.positions)))
-            outliers = Outliers(outliers.positions[its] - number * size, outliers.values[its])
-        base = _member(self.base, number)
-        return QuantizedWeight(base, low_rank, outliers, self.input_scale)
+        base = member_of(self.base, number)
+        return QuantizedWeight(base, tuple(part.member(number, self.shape) for part in self.parts))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors as they are stored, by the suffix that their names have."""
+        found: dict[str, Tensor] = {}
+        for spec in specs_of_codes(self.base):
+            found |= spec.take(self.base)
+        for part in self.parts:
+            found |= part.tensors()
+        return found
 
     @property
     def bits(self) -> int:
         """All bits stored."""
-        extra = sum(part.bits for part in (self.low_rank, self.outliers) if part is not None)
-        scale = 0 if self.input_scale is None else 32 * self.input_scale.numel()
-        return self.base.bits + extra + scale
+        return self.base.bits + sum(part.bits for part in self.parts)
 
     @property
     def bits_per_weight(self) -> float:
         """:attr:`bits` over the number of weights."""
         return self.bits / max(1, torch.Size(self.shape).numel())
-
-
-@overload
-def _member(part: QuantizedTensor, number: int) -> QuantizedTensor: ...
-@overload
-def _member(part: Tensor | QuantizedTensor, number: int) -> Tensor | QuantizedTensor: ...
-
-
-def _member(part: Tensor | QuantizedTensor, number: int) -> Tensor | QuantizedTensor:
-    """One of those stacked along the first axis."""
-    if isinstance(part, Tensor):
-        return part[number]
-    scheme = part.scheme
-    if scheme.block_size == TENSOR or scheme.axis not in (-1, len(part.shape) - 1):
-        raise SchemeError(
-            f"blocks of {scheme.block_size} along axis {scheme.axis} of a tensor of shape "
-            f"{part.shape} do not keep its matrices apart: the last axis does"
-        )
-    rows = part.shape[-2]
-    chosen = torch.arange(number * rows, (number + 1) * rows, device=part.packed.device)
-    return part.select_rows(chosen)
-
-
-def _bits(part: Tensor | QuantizedTensor) -> int:
-    if isinstance(part, QuantizedTensor):
-        return part.bits
-    return 8 * part.numel() * part.element_size()
-
-
-def _values(part: Tensor | QuantizedTensor) -> Tensor:
-    return part.dequantize(torch.float32) if isinstance(part, QuantizedTensor) else part.float()

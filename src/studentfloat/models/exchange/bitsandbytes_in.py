@@ -120,7 +120,7 @@ def import_bitsandbytes(
                     weight = _read(files, name, states[name])
                     site = sites[name]
                     shape = _shape_in_model(states[name].shape, site.orientation)
-                    stored = StoredWeight.of(weight, shape, site.orientation)
+                    stored = StoredWeight.of(weight, shape, site.orientation, method="bitsandbytes")
                     weights[name] = (stored, weight)
                     records.append(imported_record(name, weight, "bitsandbytes"))
                 elif name not in beside:

@@ -9,7 +9,7 @@ from studentfloat.errors import ModelError, SchemeError
 from studentfloat.formats import Format
 from studentfloat.models.quantized import weight_record
 from studentfloat.quantize.packing import pack_codes, unpack_codes
-from studentfloat.quantize.scheme import TENSOR, Scheme
+from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
@@ -125,22 +125,12 @@ def refuse_extras(name: str, stored: StoredWeight, route: str) -> None:
     SchemeError
         With the reason and the nearest way that can carry it.
     """
-    scheme = stored.scheme
-    extras = {
-        f"chooses among {len(scheme.formats)} formats in each block": bool(scheme.alternatives),
-        "has a table of values per row": stored.row_tables is not None,
-        "has a low-rank correction": stored.low_rank is not None,
-        "keeps outliers beside its codes": stored.outliers is not None,
-        "divides its inputs by a vector": stored.input_scale,
-        "has blocks across rows": scheme.block_size == TENSOR
-        or scheme.axis % len(stored.matrix_shape) != len(stored.matrix_shape) - 1,
-    }
-    for reason, present in extras.items():
-        if present:
-            raise SchemeError(
-                f"{route} cannot carry {name}: it {reason}. `studentfloat dequantize` makes a "
-                "dense model that any tool loads"
-            )
+    reason = stored.beyond_blocks()
+    if reason is not None:
+        raise SchemeError(
+            f"{route} cannot carry {name}: it {reason}. `studentfloat dequantize` makes a "
+            "dense model that any tool loads"
+        )
 
 
 def imported_record(

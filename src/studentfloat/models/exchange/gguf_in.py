@@ -208,8 +208,9 @@ def _shard(group: list[_Tensor], tell: Callable[[str], None]) -> Shard:
             weight = QuantizedWeight(
                 packed_tensor(codes, scales, kind.scheme, torch.float32, tensor.name)
             )
-            weights[tensor.name] = (StoredWeight.of(weight, weight.shape), weight)
-            records.append(imported_record(tensor.name, weight, f"gguf {tensor.kind}"))
+            method = f"gguf {tensor.kind}"
+            weights[tensor.name] = (StoredWeight.of(weight, weight.shape, method=method), weight)
+            records.append(imported_record(tensor.name, weight, method))
         else:
             values = _dense(tensor, dequantize)
             plain[tensor.name] = values if tensor.order is None else values[tensor.order]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.parts import LowRank, Outliers
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.step import Step
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.transforms import InputTransform
-from studentfloat.quantize.weight import LowRank, Outliers
 
 __all__ = ["SharedInput", "WeightState"]
 
