@@ -27,6 +27,11 @@ class WeightKind(Enum):
     EMBEDDING = "embedding"
     HEAD = "head"
 
+    @property
+    def multiplies_inputs(self) -> bool:
+        """Whether the matrix meets the layer's inputs as they are, so that they can be changed."""
+        return self not in (WeightKind.EMBEDDING, WeightKind.CONVOLUTION)
+
 
 @dataclass(frozen=True)
 class WeightSite:

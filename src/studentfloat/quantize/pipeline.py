@@ -9,10 +9,10 @@ from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, without_inputs
-from studentfloat.quantize.parts import InputScale, Part
+from studentfloat.quantize.parts import InputTransform
+from studentfloat.quantize.parts.registry import PARTS
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.state import SharedInput, WeightState
-from studentfloat.quantize.transforms import ChannelScale, InputTransform
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight"]
@@ -63,8 +63,8 @@ def quantize_weight(
     if transforms is None:
         transforms = tuple(_transforms(method, SharedInput((weight,), inputs, scheme)))
     for transform in transforms:
-        weight = transform.on_weight(weight)
-        inputs = None if inputs is None else transform.on_statistics(inputs)
+        weight = transform.absorb(weight)
+        inputs = None if inputs is None else transform.statistics(inputs)
     notes += _idle_experts(inputs)
     state = WeightState(
         name,
@@ -91,13 +91,10 @@ def _transforms(method: Method, shared: SharedInput) -> Iterator[InputTransform]
 
 def _put_together(state: WeightState) -> QuantizedWeight:
     assert state.base is not None
-    scale = None
-    for transform in state.transforms:
-        assert isinstance(transform, ChannelScale)
-        scale = transform.scale if scale is None else scale * transform.scale
-    given = (state.low_rank, state.outliers, None if scale is None else InputScale(scale))
-    parts: tuple[Part, ...] = tuple(part for part in given if part is not None)
-    return QuantizedWeight(state.base, parts)
+    order = list(PARTS)
+    corrections = sorted(state.corrections, key=lambda part: order.index(part.spec.kind))
+    # Inputs meet the last part first.
+    return QuantizedWeight(state.base, (*corrections, *reversed(state.transforms)))
 
 
 def _idle_experts(inputs: InputStatistics | None) -> list[str]:

@@ -56,8 +56,8 @@ class Gptq(Step):
             keep=state.keep,
             name=state.name,
         )
-        kept = None
-        if state.keep is not None:
-            kept = set_aside(state.weight if result.kept is None else result.kept, state.keep)
-        notes = (*state.notes, *result.notes)
-        return replace(state, base=result.tensor, outliers=kept, notes=notes)
+        state = replace(state, base=result.tensor, notes=(*state.notes, *result.notes))
+        if state.keep is None:
+            return state
+        kept = state.weight if result.kept is None else result.kept
+        return state.corrected(set_aside(kept, state.keep))

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
-from studentfloat.quantize.parts import LowRank, Outliers
+from studentfloat.quantize.parts import Correction, InputTransform
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.step import Step
 from studentfloat.quantize.tensor import QuantizedTensor
-from studentfloat.quantize.transforms import InputTransform
 
 __all__ = ["SharedInput", "WeightState"]
 
@@ -40,8 +39,8 @@ class SharedInput:
         """The same after a transform."""
         return replace(
             self,
-            weights=tuple(transform.on_weight(weight) for weight in self.weights),
-            inputs=None if self.inputs is None else transform.on_statistics(self.inputs),
+            weights=tuple(transform.absorb(weight) for weight in self.weights),
+            inputs=None if self.inputs is None else transform.statistics(self.inputs),
         )
 
 
@@ -67,8 +66,8 @@ class WeightState:
         bool, of the weight's shape: what is kept aside in 16 bits.
     row_tables
         Codebooks of the rows' own.
-    base, outliers, low_rank
-        What is found so far of the quantized weight.
+    base, corrections
+        What is found so far of the quantized weight; corrections in any order.
     notes
         In words, what a reader of the result must know.
     """
@@ -82,9 +81,12 @@ class WeightState:
     keep: Tensor | None = None
     row_tables: Tensor | None = None
     base: QuantizedTensor | None = None
-    outliers: Outliers | None = None
-    low_rank: LowRank | None = None
+    corrections: tuple[Correction, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def corrected(self, correction: Correction) -> WeightState:
+        """The same with one more correction."""
+        return replace(self, corrections=(*self.corrections, correction))
 
     @property
     def rest(self) -> Tensor:
