@@ -85,15 +85,17 @@ class Rotation:
     @cached_property
     def factor(self) -> npt.NDArray[np.float32]:
         """A, not normalized: of shape ``(order, order)``, ``A A^T = order I``."""
-        make = hadamard_matrix if self.is_hadamard else hartley_matrix
-        return make(self.order).astype(np.float32)
+        return self._factor_matrix().astype(np.float32)
 
     def matrix(self) -> npt.NDArray[np.float64]:
         """R, dense: of shape ``(width, width)``. For tests and for looking at."""
-        make = hadamard_matrix if self.is_hadamard else hartley_matrix
-        block = np.kron(make(self.order), _sylvester(self.block // self.order))
+        block = np.kron(self._factor_matrix(), _sylvester(self.block // self.order))
         blocks = np.kron(np.eye(self.width // self.block), block / math.sqrt(self.block))
-        return random_signs(self.width, self.seed)[:, None] * blocks
+        matrix: npt.NDArray[np.float64] = random_signs(self.width, self.seed)[:, None] * blocks
+        return matrix
+
+    def _factor_matrix(self) -> npt.NDArray[Any]:
+        return hadamard_matrix(self.order) if self.is_hadamard else hartley_matrix(self.order)
 
     def apply(self, rows: Array, *, inverse: bool = False, threads: int = 1) -> bool:
         """Rotate rows in place by the compiled kernel.
@@ -186,7 +188,8 @@ def hartley_matrix(order: int) -> npt.NDArray[np.float64]:
     Bracewell, "Discrete Hartley transform", J. Opt. Soc. Am. 73(12), 1983.
     """
     angles = np.outer(np.arange(order), np.arange(order)) % order * (2 * np.pi / order)
-    return np.cos(angles) + np.sin(angles)
+    matrix: npt.NDArray[np.float64] = np.cos(angles) + np.sin(angles)
+    return matrix
 
 
 @lru_cache(maxsize=256)
@@ -241,7 +244,8 @@ def _jacobsthal(prime: int, exponent: int) -> npt.NDArray[np.int8]:
     character[_squares(elements, prime) @ places] = 1
     character[0] = 0
     differences = (elements[:, None, :] - elements[None, :, :]) % prime
-    return character[differences @ places]
+    matrix: npt.NDArray[np.int8] = character[differences @ places]
+    return matrix
 
 
 def _squares(elements: npt.NDArray[np.int64], prime: int) -> npt.NDArray[np.int64]:
