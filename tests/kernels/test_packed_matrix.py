@@ -15,7 +15,7 @@ from studentfloat.kernels import PackedMatrix, instruction_sets, reference, use_
 from studentfloat.kernels.packed_matrix import _DENSE_FROM, COMPUTE
 from studentfloat.kernels.tables import int8_table
 from studentfloat.quantize import Scheme, quantize
-from studentfloat.quantize.tensor import quantize_to_tables
+from studentfloat.quantize.rounding.nearest import quantize_to_tables
 
 NARROW = sorted(name for name in CATALOG if get_format(name).bits <= 4)
 # Rows, columns, block size, columns of activations: tails everywhere, and none.

@@ -8,16 +8,16 @@ from studentfloat.study import CompareOptions, compare
 
 pytestmark = pytest.mark.embedded
 
-# Sum of squared error over sum of squares, measured by an independent prototype on the 210
-# linear weights: blocks of 128 with their tail of 64, float32 scales, published scaling.
+# Sum of squared error over sum of squares, by an independent prototype in NumPy on the 210
+# permuted linear weights: blocks of 128 with their tail of 64, float32 scales, published rule.
 PROTOTYPE = {
-    "int4": 0.01525,
+    "int4": 0.01524,
     "nf4": 0.00956,
-    "sf4": 0.01117,
-    "e2m1": 0.01205,
-    "e2m1+sp": 0.01082,
-    "apot4+sp": 0.01050,
-    "e3m0": 0.03649,
+    "sf4": 0.01121,
+    "e2m1": 0.01211,
+    "e2m1+sp": 0.01085,
+    "apot4+sp": 0.01051,
+    "e3m0": 0.03648,
 }
 
 

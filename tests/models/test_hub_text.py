@@ -31,7 +31,7 @@ def directory(tmp_path):
 def test_rows_are_joined_and_empty_ones_left_out(directory) -> None:
     assert load_text(f"hub:{directory}").content == "The first.\n\nThe third."
     text = load_calibration_text(f"hub:{directory},split=test,field=other,rows=2")
-    assert text.content == "eins test\n\nzwei test"
+    assert text.parts[0][0].content == "eins test\n\nzwei test"
     assert text.source == f"data set {directory},split=test,field=other,rows=2"
 
 

@@ -7,8 +7,8 @@ import torch
 
 from studentfloat.errors import SchemeError
 from studentfloat.quantize import Scheme, parse_method, quantize
-from studentfloat.quantize.codebooks import learn_codebooks, learn_row_tables
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.learning import learn_codebooks, learn_row_tables
 from studentfloat.quantize.pipeline import quantize_weight
 
 

@@ -47,9 +47,10 @@ def calibration_options(command: Command) -> Command:
     text = click.option(
         "--calibration",
         type=click.Path(path_type=Path),
-        help="UTF-8 text that methods are calibrated on, or a data set as "
-        "hub:owner/name,split=train,field=text (default: docstrings of the standard library, "
-        "none of which is in the default text).",
+        help="What methods are calibrated on: a UTF-8 file, a data set as "
+        "hub:owner/name,split=train,field=text, or a standard text: docstrings, c4, code, "
+        "technical, articles-calibration. Default: a mixture of those, none of which is in the "
+        "default evaluation texts.",
     )
     windows = click.option(
         "--calibration-windows", default=32, show_default=True, help="How many windows of it."

@@ -14,15 +14,11 @@ from studentfloat.errors import ConfigError, DataError
 from studentfloat.models.quantized import QuantizedModel
 from studentfloat.models.walk import WeightKind, WeightSite
 from studentfloat.quantize.accumulate import grid_integers, integer_matmul
-from studentfloat.quantize.rounding import level_values, nearest_level
+from studentfloat.quantize.blocks import block_parts, part_view
+from studentfloat.quantize.codebook.levels import format_levels
+from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
 from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
-from studentfloat.quantize.tensor import (
-    QuantizedTensor,
-    block_parts,
-    fake_quantize,
-    part_view,
-    quantize,
-)
+from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["ActivationScheme", "calibrate_ranges", "integer_linear", "quantized_activations"]
 
@@ -210,7 +206,7 @@ def integer_linear(
             f"activations in blocks of {scheme.block_size} against weights in blocks of "
             f"{weight.scheme.block_size}: sums in integers need equal blocks"
         )
-    if weight.scheme.alternatives or scheme.alternatives or weight.row_tables is not None:
+    if len(weight.scheme.formats) + len(scheme.formats) > 2 or weight.row_tables is not None:
         raise ConfigError("sums in integers take one format each for activations and weights")
     rounded = quantize(inputs, scheme, name="activations")
     left, right = _integers(rounded), _integers(weight)
@@ -241,8 +237,8 @@ def _to_static_range(inputs: Tensor, scheme: Scheme, limit: float) -> Tensor:
     if scale == 0:
         return torch.zeros_like(inputs)
     numbers = inputs.float() / scale
-    levels = level_values(number_format, numbers.dtype, numbers.device)
-    return (levels[nearest_level(numbers, number_format).int()] * scale).to(inputs.dtype)
+    levels = format_levels(number_format, numbers.dtype, numbers.device)
+    return (levels.round(numbers) * scale).to(inputs.dtype)
 
 
 def _clip_to_quantile(inputs: Tensor, scheme: Scheme, quantile: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from studentfloat.errors import ConfigError
 from studentfloat.models.load import LoadedModel, ModelKind
-from studentfloat.models.text import cut_windows, load_calibration_text
+from studentfloat.models.text import load_calibration_text
 
 __all__ = ["Calibration", "CalibrationWindows"]
 
@@ -28,8 +28,9 @@ class Calibration:
     Attributes
     ----------
     text
-        A file in UTF-8; None for the docstrings of Python's standard library, none of
-        which is in the default evaluation text.
+        A file in UTF-8, a data set or a standard text, as for
+        :func:`~studentfloat.models.text.load_text`; None for the default mixture, none of
+        which is in the default evaluation texts.
     windows, window_length
         How many, and tokens in each.
     seed
@@ -64,9 +65,7 @@ class Calibration:
                 "use a method without calibration (rtn, mse, x2-mse)"
             )
         text = load_calibration_text(self.text)
-        tokens = cut_windows(
-            text, model, count=self.windows, length=self.window_length, seed=self.seed
-        )
+        tokens = text.cut(model, count=self.windows, length=self.window_length, seed=self.seed)
         return CalibrationWindows(tokens, text.source)
 
 

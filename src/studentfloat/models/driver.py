@@ -26,9 +26,9 @@ from studentfloat.quantize.method import Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.parts import InputScale, InputTransform
 from studentfloat.quantize.pipeline import quantize_weight
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.steps.state import SharedInput
-from studentfloat.quantize.tensor import fake_quantize
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
 

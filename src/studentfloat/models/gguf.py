@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def quantization_of_gguf(path: Path) -> str:
     return ", ".join(sorted(counts, key=lambda kind: -counts[kind]))
 
 
-def convert_gguf(path: Path, directory: Path) -> None:
+def convert_gguf(
+    path: Path, directory: Path, *, change: Callable[[Any], None] = lambda model: None
+) -> None:
     """Dequantize a GGUF file to float32 safetensors, with configuration and tokenizer.
 
     Parameters
@@ -47,6 +50,8 @@ def convert_gguf(path: Path, directory: Path) -> None:
         A GGUF file of an architecture that transformers can read.
     directory
         Where the files go; exists.
+    change
+        Called with the model before it is written, to change it in place.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -58,6 +63,7 @@ def convert_gguf(path: Path, directory: Path) -> None:
                 source, gguf_file=name, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+            change(model)
             _save(model, directory)
             tokenizer.save_pretrained(directory)
     except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:

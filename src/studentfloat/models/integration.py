@@ -39,9 +39,9 @@ from studentfloat.models.packed_layers import (
 from studentfloat.models.skeleton import orientation_of, share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, Scheme
 from studentfloat.quantize.stored import StoredWeight
-from studentfloat.quantize.tensor import quantize
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["StudentFloatConfig", "StudentFloatQuantizer", "packed_kv_cache", "register"]

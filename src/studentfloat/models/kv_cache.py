@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ConfigError, ModelError
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import ROW, ScaleDtype, Scheme, replace_scheme
-from studentfloat.quantize.tensor import fake_quantize
 
 __all__ = ["KVCacheReport", "KVCacheScheme", "quantized_kv_cache"]
 

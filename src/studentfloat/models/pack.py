@@ -28,10 +28,11 @@ from studentfloat.models.stream import (
     list_sound_tensors,
 )
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
 from studentfloat.quantize.scheme_json import formats_to_json, scheme_to_json
 from studentfloat.quantize.stored import StoredWeight
-from studentfloat.quantize.tensor import QuantizedTensor, quantize
+from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
 

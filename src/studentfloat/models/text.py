@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import random
-import sysconfig
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,24 @@ from studentfloat.errors import ConfigError, DataError
 from studentfloat.models.hub_text import HUB_PREFIX, parse_data_set, read_data_set
 from studentfloat.models.load import LoadedModel, ModelKind
 from studentfloat.models.quiet import quiet_transformers
+from studentfloat.models.standard_texts import (
+    CALIBRATION_MIXTURE,
+    EVALUATION_TEXTS,
+    STANDARD_TEXTS,
+    standard_text,
+)
 
-__all__ = ["EvaluationText", "cut_windows", "load_calibration_text", "load_text"]
+__all__ = [
+    "EvaluationText",
+    "TextMixture",
+    "cut_windows",
+    "load_calibration_text",
+    "load_text",
+    "load_texts",
+]
 
 _LARGEST_TEXT = 256 << 20
 _SHORTEST_WINDOW = 2
-_SHORTEST_DOCSTRING = 400
-# The evaluation text is in pydoc_data; the rest is no library or not always there.
-_NOT_LIBRARY = frozenset(
-    {"pydoc_data", "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo"}
-    | {"lib2to3", "ensurepip", "__pycache__"}
-)
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,64 @@ class EvaluationText:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class TextMixture:
+    """Texts of several kinds, each with its share of the windows that are cut.
+
+    Attributes
+    ----------
+    parts
+        Texts and shares, which sum to 1.
+    """
+
+    parts: tuple[tuple[EvaluationText, float], ...]
+
+    @property
+    def source(self) -> str:
+        """Where the texts come from, in words."""
+        if len(self.parts) == 1:
+            return self.parts[0][0].source
+        return "; ".join(f"{share:.0%} {text.source}" for text, share in self.parts)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the texts and their shares; of one text, its own."""
+        if len(self.parts) == 1:
+            return self.parts[0][0].sha256
+        told = "\n".join(f"{text.sha256} {share}" for text, share in self.parts)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def cut(self, model: LoadedModel, *, count: int, length: int, seed: int) -> Tensor:
+        """Windows of every text, as :func:`cut_windows` gives them: its share of `count` each.
+
+        Shares are rounded to whole windows by the largest remainders.
+        """
+        counts = _whole_shares([share for _, share in self.parts], count)
+        chosen = [(text, its) for (text, _), its in zip(self.parts, counts, strict=True) if its]
+        return torch.cat(
+            [cut_windows(text, model, count=its, length=length, seed=seed) for text, its in chosen]
+        )
+
+
+def _whole_shares(shares: Sequence[float], count: int) -> list[int]:
+    exact = [share * count for share in shares]
+    whole = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
+    for i in by_remainder[: count - sum(whole)]:
+        whole[i] += 1
+    return whole
+
+
 def load_text(path: str | Path | None = None) -> EvaluationText:
-    """Read a text file in UTF-8, a data set, or the text that every CPython carries.
+    """Read a text file in UTF-8, a data set, or one of the standard texts.
 
     Parameters
     ----------
     path
         A file of up to 256 MiB; ``hub:owner/name,split=...`` for a data set, of which as much
-        is read (:func:`~studentfloat.models.hub_text.parse_data_set`); None for
-        ``pydoc_data.topics``, the language reference as shown by ``help()``. That differs a
+        is read (:func:`~studentfloat.models.hub_text.parse_data_set`); the name of a standard
+        text (:data:`~studentfloat.models.standard_texts.STANDARD_TEXTS`), unless a file has
+        it; None for "pydoc", the language reference as shown by ``help()``. That differs a
         little between Python versions: results record its hash.
 
     Raises
@@ -65,18 +118,18 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
     if isinstance(path, str) and path.startswith(HUB_PREFIX):
         content = read_data_set(parse_data_set(path), _LARGEST_TEXT)
         return EvaluationText(content, f"data set {path.removeprefix(HUB_PREFIX)}")
-    if path is None:
-        from pydoc_data.topics import topics
-
-        content = "\n\n".join(topics[key].strip() for key in sorted(topics))
-        return EvaluationText(content, "pydoc_data.topics, the Python language reference")
+    if path is None or (str(path) in STANDARD_TEXTS and not Path(path).exists()):
+        return EvaluationText(*standard_text(EVALUATION_TEXTS[0] if path is None else str(path)))
     file = Path(path)
     try:
         if file.stat().st_size > _LARGEST_TEXT:
             raise DataError(f"the text {file} is larger than 256 MiB: cut it")
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"cannot read the text {file}: {error.strerror}") from error
+        raise DataError(
+            f"cannot read the text {file}: {error.strerror} (a file, hub:owner/name, or one of "
+            f"{', '.join(STANDARD_TEXTS)})"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"the text {file} is not UTF-8 (byte {error.start})") from error
     if not content.strip():
@@ -84,15 +137,27 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
     return EvaluationText(content, f"file {file.name}")
 
 
-def load_calibration_text(path: str | Path | None = None) -> EvaluationText:
-    """Read a text as :func:`load_text` does, or the docstrings of CPython's standard library.
+def load_texts(paths: Sequence[str | Path] = ()) -> tuple[EvaluationText, ...]:
+    """Read the texts that a model is measured on.
+
+    Parameters
+    ----------
+    paths
+        As for :func:`load_text`; none for
+        :data:`~studentfloat.models.standard_texts.EVALUATION_TEXTS`.
+    """
+    return tuple(load_text(path) for path in paths or EVALUATION_TEXTS)
+
+
+def load_calibration_text(path: str | Path | None = None) -> TextMixture:
+    """Read a text as :func:`load_text` does, or the default mixture.
 
     Parameters
     ----------
     path
-        As for :func:`load_text`; None for every docstring of 400 characters or more in the
-        standard library, in the order of its files. None of it is in the text that
-        :func:`load_text` gives. It differs between Python versions: results record its hash.
+        As for :func:`load_text`; None for
+        :data:`~studentfloat.models.standard_texts.CALIBRATION_MIXTURE`, none of which is in
+        the texts that models are measured on by default.
 
     Raises
     ------
@@ -100,35 +165,9 @@ def load_calibration_text(path: str | Path | None = None) -> EvaluationText:
         As for :func:`load_text`.
     """
     if path is not None:
-        return load_text(path)
-    content = _library_docstrings()
-    if not content:
-        raise DataError("this Python has no standard library in source: give a calibration text")
-    return EvaluationText(content, "docstrings of the Python standard library")
-
-
-@cache
-def _library_docstrings() -> str:
-    root = Path(sysconfig.get_path("stdlib"))
-    found = []
-    for file in sorted(root.rglob("*.py")):
-        if not _NOT_LIBRARY.isdisjoint(file.relative_to(root).parts):
-            continue
-        found += [text for text in _docstrings(file) if len(text) >= _SHORTEST_DOCSTRING]
-    return "\n\n".join(found)
-
-
-def _docstrings(file: Path) -> Iterator[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escapes that a later Python will refuse
-        try:
-            tree = ast.parse(file.read_bytes())
-        except (SyntaxError, OSError, ValueError):
-            return
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented):
-            yield ast.get_docstring(node) or ""
+        return TextMixture(((load_text(path), 1.0),))
+    parts = [(load_text(name), share) for name, share in CALIBRATION_MIXTURE.items()]
+    return TextMixture(tuple(parts))
 
 
 def cut_windows(
@@ -139,8 +178,9 @@ def cut_windows(
     Parameters
     ----------
     text, model
-        The model's tokenizer makes the tokens. For encoders a window begins and ends with
-        the special tokens that they expect.
+        The model's tokenizer makes the tokens. A window of a causal model begins with the
+        beginning-of-sequence token if the tokenizer adds one; a window of an encoder begins
+        and ends with the special tokens that it expects.
     count, length
         Number of windows, tokens in each.
     seed
@@ -218,8 +258,18 @@ def _check_vocabulary(tokens: Sequence[int], model: LoadedModel) -> None:
 
 
 def _special_tokens(model: LoadedModel) -> tuple[list[int], list[int]]:
-    if model.kind is ModelKind.CAUSAL or model.tokenizer is None:
+    """What a window begins and ends with.
+
+    A causal model's begin with the beginning-of-sequence token where its tokenizer adds one:
+    models trained with it (Gemma) are off by orders of magnitude without.
+    """
+    if model.tokenizer is None:
         return [], []
+    if model.kind is ModelKind.CAUSAL:
+        first = getattr(model.tokenizer, "bos_token_id", None)
+        with quiet_transformers():
+            begins = model.tokenizer("a")["input_ids"][:1]
+        return (begins if begins == [first] else []), []
     first = getattr(model.tokenizer, "cls_token_id", None)
     last = getattr(model.tokenizer, "sep_token_id", None)
     return ([first] if first is not None else []), ([last] if last is not None else [])

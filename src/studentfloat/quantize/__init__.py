@@ -14,11 +14,12 @@ from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:
-    from studentfloat.quantize.feedback import GPTQResult, gptq
     from studentfloat.quantize.packing import pack_codes, unpack_codes
     from studentfloat.quantize.parts import InputScale, LowRank, Outliers
+    from studentfloat.quantize.rounding.gptq import GPTQResult, gptq
+    from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
     from studentfloat.quantize.scales import block_scales
-    from studentfloat.quantize.tensor import QuantizedTensor, fake_quantize, quantize
+    from studentfloat.quantize.tensor import QuantizedTensor
     from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [
@@ -47,13 +48,13 @@ __all__ = [
 
 _HOMES = {
     "QuantizedTensor": "tensor",
-    "quantize": "tensor",
-    "fake_quantize": "tensor",
+    "quantize": "rounding.nearest",
+    "fake_quantize": "rounding.nearest",
     "block_scales": "scales",
     "pack_codes": "packing",
     "unpack_codes": "packing",
-    "GPTQResult": "feedback",
-    "gptq": "feedback",
+    "GPTQResult": "rounding.gptq",
+    "gptq": "rounding.gptq",
     "InputScale": "parts",
     "LowRank": "parts",
     "Outliers": "parts",

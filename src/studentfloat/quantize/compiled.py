@@ -18,7 +18,11 @@ from studentfloat.quantize.scheme import ScaleDtype, Scheme
 __all__ = ["can_decode", "can_encode", "decode_rows", "encode_rows", "value_table"]
 
 _MOST_BITS = 4
-_RULES = {"absmax": ScaleRule.ABSMAX, "published": ScaleRule.MAGNITUDE}
+_RULES = {
+    "absmax": ScaleRule.ABSMAX,
+    "published": ScaleRule.MAGNITUDE,
+    "signed-absmax": ScaleRule.SIGNED_PEAK,
+}
 _SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -29,7 +33,7 @@ def can_encode(rows: Tensor, scheme: Scheme) -> bool:
         native() is not None
         and rows.device.type == "cpu"
         and rows.dtype == torch.float32
-        and not scheme.alternatives
+        and len(scheme.formats) == 1
         and _rule(scheme) is not None
         and isinstance(scheme.scale_dtype, ScaleDtype)
         and scheme.scale_dtype.name in SCALE_TYPES
@@ -85,10 +89,10 @@ def decode_rows(
 
 
 def _rule(scheme: Scheme) -> ScaleRule | None:
-    if scheme.scale_rule.signed and not scheme.scale_rule.searches:
-        # For a symmetric format the sign of the scale gains nothing.
-        return ScaleRule.ABSMAX if scheme.format.is_symmetric else ScaleRule.SIGNED_PEAK
-    return _RULES.get(scheme.scale_rule.name)
+    rule = None if scheme.scale_rule.searches else _RULES.get(scheme.scale_rule.name)
+    # For a symmetric format the sign of the scale gains nothing.
+    is_plain = rule is ScaleRule.SIGNED_PEAK and scheme.format.is_symmetric
+    return ScaleRule.ABSMAX if is_plain else rule
 
 
 @lru_cache(maxsize=512)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.parts import LowRank, Outliers
+from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import Scheme
-from studentfloat.quantize.tensor import quantize
 
 __all__ = ["choose_outliers", "low_rank_correction", "set_aside"]
 

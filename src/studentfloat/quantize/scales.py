@@ -7,15 +7,13 @@ activations, packing) calls :func:`block_scales`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from studentfloat.errors import DataError, SchemeError
-from studentfloat.formats import Format
-from studentfloat.quantize.rounding import level_values, nearest_level
+from studentfloat.quantize.codebook import Codebook, codebook_of
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
 __all__ = [
@@ -33,7 +31,8 @@ _SEARCH_FACTORS = tuple(0.5 + 0.04 * k for k in range(19))
 _REFITS = 2
 # Numbers a search holds at a time, so that its temporaries stay small.
 _SEARCH_CHUNK = 1 << 17
-_TABLE_CELLS = 4096
+# Squares of magnitudes between these and of their errors neither overflow nor vanish.
+_SAFE_MAGNITUDES = 2.0**-40, 2.0**40
 
 _E8M0_LEAST, _E8M0_GREATEST = -127, 127
 
@@ -61,63 +60,87 @@ def block_scales(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = Non
     ------
     SchemeError
         If a weighted rule has no weights, or weights come without a weighted rule.
+    DataError
+        If a block's scale does not fit its type.
     """
     return scale_blocks(blocks, scheme, weights=weights).scales
 
 
 class ScaledBlocks(NamedTuple):
-    """Scales of blocks, and which of the scheme's formats each took.
+    """Scales of blocks, and what each chose.
 
     Attributes
     ----------
     scales
         Of shape ``(...)``.
     selectors
-        uint8, of shape ``(...)``: index into :attr:`Scheme.formats`; None where there is
-        one format only.
+        uint8, of shape ``(...)``: index into :attr:`Codebook.choices`; zeros where there is
+        one only.
     """
 
     scales: Tensor
-    selectors: Tensor | None
+    selectors: Tensor
 
 
-def scale_blocks(blocks: Tensor, scheme: Scheme, *, weights: Tensor | None = None) -> ScaledBlocks:
-    """Scale each block, and choose its format where the scheme has several.
+def scale_blocks(
+    blocks: Tensor,
+    scheme: Scheme,
+    codebook: Codebook | None = None,
+    *,
+    weights: Tensor | None = None,
+    name: str = "a tensor",
+) -> ScaledBlocks:
+    """Scale each block, and choose its codebook where there are several.
 
     The choice is by least squared error under the scale rule, weighted as the rule says;
-    of equal errors the first format has it. Parameters and errors as for
-    :func:`block_scales`.
+    of equal errors the first has it. Parameters and errors as for :func:`block_scales`,
+    besides:
+
+    Parameters
+    ----------
+    codebook
+        What blocks are scaled for; by default that of the scheme.
+    name
+        What to call the tensor in an error.
     """
-    best, *others = (_scale(blocks, single, weights) for single in scheme.by_format)
-    if not others:
-        return ScaledBlocks(best, None)
-    spread = error_weights(blocks, scheme, weights)
-    # Relative to the block's largest, so that squares of small numbers do not vanish.
-    largest = blocks.abs().amax(dim=-1)
-    unit = torch.where(largest == 0, 1.0, largest)
-    relative = blocks / unit[..., None]
-    error, _ = _block_error(relative, best / unit, scheme.format, spread)
+    codebook = codebook or codebook_of(scheme, blocks.dtype, blocks.device)
+    first, *others = codebook.choices
+    best = _scale(blocks, scheme, first, weights)
     selectors = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for i, scales in enumerate(others, start=1):
-        its_error, _ = _block_error(relative, scales / unit, scheme.formats[i], spread)
+    if others:
+        spread = error_weights(blocks, scheme, weights)
+        # Relative to the block's largest, so that squares of small numbers do not vanish.
+        largest = blocks.abs().amax(dim=-1)
+        unit = torch.where(largest == 0, 1.0, largest)
+        relative = blocks / unit[..., None]
+        error, _ = _block_error(relative, best / unit, first, spread)
+    for i, other in enumerate(others, start=1):
+        scales = _scale(blocks, scheme, other, weights)
+        its_error, _ = _block_error(relative, scales / unit, other, spread)
         better = its_error < error
         best = torch.where(better, scales, best)
         error = torch.where(better, its_error, error)
         selectors = torch.where(better, i, selectors)
+    if not torch.isfinite(best).all():
+        raise DataError(
+            f"{name} reaches {float(blocks.abs().max()):g}: the scale of such a block does not "
+            f"fit {scheme.scale_dtype_name}: use scales of a wider range (bfloat16, float32), or "
+            "scale the tensor down"
+        )
     return ScaledBlocks(best, selectors)
 
 
-def _scale(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
+def _scale(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor | None) -> Tensor:
     rule = scheme.scale_rule
     if rule.weighted and weights is None:
         raise SchemeError(f"scale rule {rule.name!r} needs one weight per element: none were given")
     if weights is not None and not rule.weighted:
         raise SchemeError(f"weights were given, but scale rule {rule.name!r} takes none")
     if rule.searches:
-        return _searched(blocks, scheme, error_weights(blocks, scheme, weights))
+        return _searched(blocks, scheme, codebook, error_weights(blocks, scheme, weights))
     return round_scales(
         # A zero becomes positive: which sign it had depends on how torch went through memory.
-        _DIRECT_RULES[rule.name](_Extremes.of(blocks), scheme.format) + 0.0,
+        _DIRECT_RULES[rule.name](_Extremes.of(blocks), codebook) + 0.0,
         scheme.scale_dtype,
         away=rule.rounds_away,
     )
@@ -151,8 +174,8 @@ def normalize(blocks: Tensor, scales: Tensor) -> Tensor:
 def round_scales(scales: Tensor, dtype: ScaleDtype | Scheme, *, away: bool) -> Tensor:
     """Round scales to what their type can hold, to nearest or away from zero.
 
-    A nested scheme rounds a whole tensor's scales together; that happens when they are
-    stored, so here they pass.
+    Beyond its range a scale becomes infinite. A nested scheme rounds a whole tensor's scales
+    together; that happens when they are stored, so here they pass.
     """
     if isinstance(dtype, Scheme):
         return scales
@@ -190,36 +213,37 @@ def _divide(peak: Tensor, extreme: float) -> Tensor:
     return torch.where(too_small, torch.nextafter(scale, outward), scale)
 
 
-def _absmax(extremes: _Extremes, number_format: Format) -> Tensor:
-    # A side on which the format has no level puts no bound on the scale.
+def _absmax(extremes: _Extremes, codebook: Codebook) -> Tensor:
+    # A side on which the codebook has no level puts no bound on the scale.
     sides = []
-    if number_format.maximum > 0:
-        sides.append(_divide(extremes.greatest, number_format.maximum))
-    if number_format.minimum < 0:
-        sides.append(_divide(extremes.least, number_format.minimum))
+    if codebook.maximum > 0:
+        sides.append(_divide(extremes.greatest, codebook.maximum))
+    if codebook.minimum < 0:
+        sides.append(_divide(extremes.least, codebook.minimum))
     return sides[0] if len(sides) == 1 else torch.maximum(*sides)
 
 
-def _published(extremes: _Extremes, number_format: Format) -> Tensor:
-    return extremes.magnitude / number_format.maximum
+def _published(extremes: _Extremes, codebook: Codebook) -> Tensor:
+    return extremes.magnitude / codebook.maximum
 
 
-def _signed_absmax(extremes: _Extremes, number_format: Format) -> Tensor:
-    if number_format.is_symmetric:
-        return _absmax(extremes, number_format)
+def _signed_absmax(extremes: _Extremes, codebook: Codebook) -> Tensor:
+    if codebook.is_symmetric:
+        return _absmax(extremes, codebook)
     positive_wins = extremes.greatest >= -extremes.least
     peak = torch.where(positive_wins, extremes.greatest, extremes.least)
-    return _divide(peak, number_format.long_side_extreme)
+    return _divide(peak, codebook.long_side_extreme)
 
 
-_DIRECT_RULES: dict[str, Callable[[_Extremes, Format], Tensor]] = {
+# The rules of SCALE_RULES that do not search: a scheme takes no others.
+_DIRECT_RULES: dict[str, Callable[[_Extremes, Codebook], Tensor]] = {
     "absmax": _absmax,
     "published": _published,
     "signed-absmax": _signed_absmax,
 }
 
 
-def _searched(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
+def _searched(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor | None) -> Tensor:
     flat = blocks.reshape(-1, blocks.shape[-1])
     spread = None if weights is None else weights.expand_as(blocks).reshape_as(flat)
     step = max(1, _SEARCH_CHUNK // max(1, flat.shape[-1]))
@@ -227,6 +251,7 @@ def _searched(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
         _search(
             flat[start : start + step],
             scheme,
+            codebook,
             None if spread is None else spread[start : start + step],
         )
         for start in range(0, len(flat), step)
@@ -234,67 +259,83 @@ def _searched(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
     return torch.cat(parts).reshape(blocks.shape[:-1])
 
 
-def _search(blocks: Tensor, scheme: Scheme, weights: Tensor | None) -> Tensor:
+def _search(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor | None) -> Tensor:
     """Best of the direct rules' scales, the best trial scale, and refits of the best.
 
-    Refit: for given levels v, the least squares scale is Σ w x v / Σ w v².
+    Refit: for given values v, the least squares scale is Σ w x v / Σ w v².
     """
-    number_format, dtype = scheme.format, scheme.scale_dtype
+    unit = _safe_unit(blocks)
+    blocks = blocks / unit[..., None]
     extremes = _Extremes.of(blocks)
-    best = round_scales(_absmax(extremes, number_format), dtype, away=True)
-    error, levels = _block_error(blocks, best, number_format, weights)
+    may_be_negative = scheme.scales_have_sign_for(codebook.is_symmetric)
+
+    def rounded(candidate: Tensor, *, away: bool) -> Tensor:
+        return round_scales(candidate * unit, scheme.scale_dtype, away=away) / unit
+
+    best = rounded(_absmax(extremes, codebook), away=True)
+    error, values = _block_error(blocks, best, codebook, weights)
 
     def consider(candidate: Tensor, *, away: bool = False) -> None:
-        nonlocal best, error, levels
-        if not scheme.scales_have_sign:
+        nonlocal best, error, values
+        if not may_be_negative:
             candidate = candidate.clamp(min=0)
-        rounded = round_scales(candidate, dtype, away=away)
-        its_error, its_levels = _block_error(blocks, rounded, number_format, weights)
+        scales = rounded(candidate, away=away)
+        its_error, its_values = _block_error(blocks, scales, codebook, weights)
         better = its_error < error
-        best = torch.where(better, rounded, best)
+        best = torch.where(better, scales, best)
         error = torch.where(better, its_error, error)
-        levels = torch.where(better[..., None], its_levels, levels)
+        values = torch.where(better[..., None], its_values, values)
 
-    if number_format.maximum > 0:
-        consider(_published(extremes, number_format))
-    if scheme.scales_have_sign:
-        consider(_signed_absmax(extremes, number_format), away=True)
-    consider(_best_trial(blocks, extremes, scheme, weights))
+    if codebook.maximum > 0:
+        consider(_published(extremes, codebook))
+    if may_be_negative:
+        consider(_signed_absmax(extremes, codebook), away=True)
+    consider(_best_trial(blocks, extremes, codebook, weights, both_signs=may_be_negative))
     for _ in range(_REFITS):
-        weighted = levels if weights is None else levels * weights
-        below = (weighted * levels).sum(dim=-1)
+        weighted = values if weights is None else values * weights
+        below = (weighted * values).sum(dim=-1)
         consider((weighted * blocks).sum(dim=-1) / torch.where(below == 0, torch.inf, below))
-    return best
+    return best * unit
+
+
+def _safe_unit(blocks: Tensor) -> Tensor:
+    """Powers of two by which blocks are divided so that squares can be summed up.
+
+    One, but for blocks of very large or small numbers; dividing by them is exact.
+    """
+    largest = blocks.abs().amax(dim=-1)
+    low, high = _SAFE_MAGNITUDES
+    is_safe = (largest == 0) | ((largest >= low) & (largest <= high))
+    _, exponent = torch.frexp(largest)
+    return torch.where(is_safe, 1.0, torch.ldexp(torch.ones_like(largest), exponent - 1))
 
 
 def _best_trial(
-    blocks: Tensor, extremes: _Extremes, scheme: Scheme, weights: Tensor | None
+    blocks: Tensor,
+    extremes: _Extremes,
+    codebook: Codebook,
+    weights: Tensor | None,
+    *,
+    both_signs: bool,
 ) -> Tensor:
-    """Least squares scale of the levels that suit a block best, of those its trial scales give.
+    """Least squares scale of the values that suit a block best, of those its trial scales give.
 
-    With levels v the least error over all scales is Σ w x² - (Σ w x v)² / Σ w v², so that
-    the trial of the greatest last term is best. Levels are looked up in a fine table: near
-    a boundary they may be the second nearest, which costs next to nothing here.
+    With values v the least error over all scales is Σ w x² - (Σ w x v)² / Σ w v², so that
+    the trial of the greatest last term is best.
     """
     unit = torch.where(extremes.magnitude == 0, 1.0, extremes.magnitude)
     relative = blocks / unit[..., None]
-    table, offset, per_unit = _level_table(scheme.format, blocks.dtype, blocks.device)
-    # With a negative scale the block's positive side meets the format's negative one.
+    # With a negative scale the block's positive side meets the codebook's negative one.
     mirrored = _Extremes(-extremes.least, -extremes.greatest)
-    bases = [_absmax(extremes, scheme.format) / unit]
-    if scheme.scales_have_sign:
-        bases.append(-_absmax(mirrored, scheme.format) / unit)
+    bases = [_absmax(extremes, codebook) / unit]
+    if both_signs:
+        bases.append(-_absmax(mirrored, codebook) / unit)
     best_gain = torch.full_like(unit, -1.0)
     best = torch.zeros_like(unit)
-    cells = torch.empty(relative.numel(), dtype=torch.int32, device=relative.device)
     for base in bases:
-        by_cell = per_unit / torch.where(base == 0, torch.inf, base)
-        for factor in _SEARCH_FACTORS:
-            place = relative * (by_cell / factor)[..., None]
-            cells.copy_(place.add_(offset).clamp_(0, len(table) - 1).reshape(-1))
-            levels = torch.index_select(table, 0, cells).reshape(relative.shape)
-            weighted = levels if weights is None else levels * weights
-            below = torch.linalg.vecdot(weighted, levels)
+        for values in codebook.trials(relative, base, _SEARCH_FACTORS, weights):
+            weighted = values if weights is None else values * weights
+            below = torch.linalg.vecdot(weighted, values)
             product = torch.linalg.vecdot(weighted, relative)
             scale = product / torch.where(below == 0, torch.inf, below)
             gain = product * scale
@@ -304,31 +345,16 @@ def _best_trial(
     return best * unit
 
 
-@lru_cache(maxsize=64)
-def _level_table(
-    number_format: Format, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, float, float]:
-    """Nearest level of each cell of an even grid over the thresholds; cell = x · b + a."""
-    boundaries = number_format.decision_boundaries
-    span = boundaries[-1] - boundaries[0] or 1.0
-    least = boundaries[0] - 0.01 * span
-    per_unit = (_TABLE_CELLS - 1) / (1.02 * span)
-    middles = least + (torch.arange(_TABLE_CELLS, dtype=torch.float64) + 0.5) / per_unit
-    index = torch.bucketize(middles, torch.tensor(boundaries, dtype=torch.float64))
-    levels = torch.tensor(number_format.levels, dtype=torch.float64)[index]
-    return levels.to(dtype=dtype, device=device), -least * per_unit, per_unit
-
-
 def _block_error(
-    blocks: Tensor, scales: Tensor, number_format: Format, weights: Tensor | None
+    blocks: Tensor, scales: Tensor, codebook: Codebook, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of each block under a scale, and the levels it takes."""
-    index = nearest_level(normalize(blocks, scales), number_format)
-    levels = level_values(number_format, blocks.dtype, blocks.device)[index.int()]
-    squared = (blocks - levels * scales[..., None]).square_()
+    """Squared error of each block under a scale, and the values it takes."""
+    values = codebook.round(normalize(blocks, scales), weights)
+    squared = (blocks - values * scales[..., None]).square_()
     if weights is not None:
         squared.mul_(weights)
-    return squared.sum(dim=-1), levels
+    # A scale beyond its type's range is no candidate.
+    return squared.sum(dim=-1).nan_to_num_(nan=torch.inf, posinf=torch.inf), values
 
 
 def _round_to_float(dtype: torch.dtype, bits: torch.dtype) -> Callable[[Tensor, bool], Tensor]:
@@ -338,12 +364,6 @@ def _round_to_float(dtype: torch.dtype, bits: torch.dtype) -> Callable[[Tensor, 
             # The bits of a float, sign aside, ascend with its magnitude: one more is the next.
             shrunk = short.to(scales.dtype).abs() < scales.abs()
             short = (short.view(bits) + shrunk.to(bits)).view(dtype)
-        if not torch.isfinite(short).all():
-            worst = float(scales.abs().max())
-            raise DataError(
-                f"a block scale of {worst:g} does not fit {str(dtype).removeprefix('torch.')}: "
-                "use a scale type of wider range (float32, bfloat16)"
-            )
         return short.to(scales.dtype)
 
     return rounded

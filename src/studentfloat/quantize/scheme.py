@@ -112,6 +112,7 @@ _RULES = (
 )
 
 SCALE_RULES: Mapping[str, ScaleRule] = MappingProxyType({rule.name: rule for rule in _RULES})
+_DIRECT_RULES = tuple(rule.name for rule in _RULES if not rule.searches)
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,8 @@ class Scheme:
             return self
         plain = replace(self.scale_rule, name="", description="", weighted=False)
         rules = SCALE_RULES.values()
-        twin = next(r for r in rules if replace(r, name="", description="") == plain)
+        twins = (r for r in rules if replace(r, name="", description="") == plain)
+        twin = next(twins, replace(self.scale_rule, weighted=False))
         return replace_scheme(self, scale_rule=twin)
 
     @property
@@ -295,7 +297,11 @@ class Scheme:
         Not for a symmetric format, which gains nothing by it; nor where a search may do
         without, because the scale type holds no sign.
         """
-        if not self.scale_rule.signed or all(f.is_symmetric for f in self.formats):
+        return self.scales_have_sign_for(all(f.is_symmetric for f in self.formats))
+
+    def scales_have_sign_for(self, symmetric: bool) -> bool:
+        """Whether a scale may be negative for a codebook that is symmetric, or is not."""
+        if not self.scale_rule.signed or symmetric:
             return False
         return self._scale_dtype_holds_sign or not self.scale_rule.searches
 
@@ -348,6 +354,11 @@ def _block_size(value: BlockSize | str) -> BlockSize:
 
 def _scale_rule(value: ScaleRule | str) -> ScaleRule:
     if isinstance(value, ScaleRule):
+        if not value.searches and value.name not in _DIRECT_RULES:
+            raise SchemeError(
+                f"scale rule {value.name!r} does not search: of such rules there are "
+                f"{', '.join(_DIRECT_RULES)}; a rule of your own must search (searches=True)"
+            )
         return value
     if value not in SCALE_RULES:
         raise SchemeError(f"scale rule {value!r}: one of {', '.join(SCALE_RULES)}")

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from studentfloat.quantize.blocks import block_parts, part_view
 from studentfloat.quantize.inputs import InputStatistics
+from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.tensor import block_parts, fake_quantize, part_view
 
 __all__ = ["awq_scale", "clip_to_outputs", "smoothquant_scale"]
 

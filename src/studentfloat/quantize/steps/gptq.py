@@ -44,7 +44,7 @@ class Gptq(Step):
     def apply(self, state: WeightState) -> WeightState:
         """Codes of the weight, and what is kept aside as it was when its column's turn came."""
         from studentfloat.quantize.corrections import set_aside
-        from studentfloat.quantize.feedback import gptq
+        from studentfloat.quantize.rounding.gptq import gptq
 
         assert state.inputs is not None
         result = gptq(

@@ -38,7 +38,7 @@ class Lloyd(Step):
 
     def apply(self, state: WeightState) -> WeightState:
         """The scheme with what was learned in place of its formats."""
-        from studentfloat.quantize.codebooks import learn_codebooks
+        from studentfloat.quantize.learning import learn_codebooks
 
         weights = state.rule_weights
         scheme = learn_codebooks(state.rest, state.scheme, self.count, weights=weights)
@@ -68,7 +68,7 @@ class LloydRow(Step):
 
     def apply(self, state: WeightState) -> WeightState:
         """Tables for the rows."""
-        from studentfloat.quantize.codebooks import learn_row_tables
+        from studentfloat.quantize.learning import learn_row_tables
 
         tables = learn_row_tables(state.rest, state.scheme, weights=state.energy)
         return replace(state, row_tables=tables)

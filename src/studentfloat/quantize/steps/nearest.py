@@ -30,7 +30,7 @@ class Nearest(Step):
     def apply(self, state: WeightState) -> WeightState:
         """Codes of the weight, and what is kept aside of it."""
         from studentfloat.quantize.corrections import set_aside
-        from studentfloat.quantize.tensor import quantize, quantize_to_tables
+        from studentfloat.quantize.rounding.nearest import quantize, quantize_to_tables
 
         weights = state.rule_weights
         if state.row_tables is not None:

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from studentfloat.errors import SchemeError
 from studentfloat.formats import Format
-from studentfloat.quantize.columns import table_grid
-from studentfloat.quantize.rounding import nearest_level
+from studentfloat.quantize.blocks import block_parts, part_view
+from studentfloat.quantize.codebook.levels import format_levels, row_levels
 from studentfloat.quantize.scales import error_weights, normalize, scale_blocks
 from studentfloat.quantize.scheme import Scheme, replace_scheme
-from studentfloat.quantize.tensor import block_parts, part_view
 
 __all__ = ["learn_codebooks", "learn_row_tables"]
 
@@ -91,30 +90,26 @@ def learn_row_tables(weight: Tensor, scheme: Scheme, *, weights: Tensor | None =
         weights = weights.expand(weight.shape).reshape(rows.shape).float().contiguous()
         rule_weights = weights if scheme.scale_rule.weighted else None
     scaled = torch.empty_like(rows)
-    importance = torch.empty_like(rows)
+    scales = torch.empty_like(rows)
     for part in block_parts(rows.shape[1], scheme):
         view = part_view(rows, part)
         its_weights = None if rule_weights is None else part_view(rule_weights, part)
-        scales = scale_blocks(view, scheme, weights=its_weights).scales
-        part_view(scaled, part).copy_(normalize(view, scales))
-        part_view(importance, part).copy_(scales.square()[..., None].expand_as(view))
+        its_scales = scale_blocks(view, scheme, weights=its_weights).scales
+        part_view(scaled, part).copy_(normalize(view, its_scales))
+        part_view(scales, part).copy_(its_scales[..., None].expand_as(view))
+    importance = (scales / _power_of_two(scales.abs().amax(dim=1, keepdim=True))).square_()
     if weights is not None:
         importance = importance * weights
-    levels = torch.tensor(scheme.format.levels)
-    padded = torch.cat([levels, levels[-1:].expand(2**scheme.format.bits - len(levels))])
+    like = format_levels(scheme.format, rows.dtype, rows.device)
+    padded = like.levels[torch.arange(2**scheme.format.bits).clamp(max=len(like.levels) - 1)]
     tables = padded.expand(len(rows), -1).contiguous()
     for _ in range(_ROUNDS * _STEPS_PER_ROUND):
-        index, _ = _nearest_in(tables, scaled)
+        index = row_levels(tables, like, len(rows)).nearest(scaled)
         mass = torch.zeros_like(tables).scatter_add_(1, index, importance)
         moment = torch.zeros_like(tables).scatter_add_(1, index, importance * scaled)
-        tables = torch.where(mass > 0, moment / mass.clamp(min=1e-30), tables).sort(dim=1).values
+        means = moment / torch.where(mass > 0, mass, 1.0)
+        tables = torch.where(mass > 0, means, tables).sort(dim=1).values
     return tables.bfloat16().float().sort(dim=1).values.bfloat16()
-
-
-def _nearest_in(tables: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    grid = table_grid(tables)
-    index = torch.searchsorted(grid.thresholds, numbers)
-    return index, tables.gather(1, index)
 
 
 def _sample(
@@ -146,22 +141,25 @@ def _starts(scheme: Scheme, count: int) -> list[Format]:
 def _move(
     blocks: Tensor,
     scales: Tensor,
-    selectors: Tensor | None,
+    selectors: Tensor,
     scheme: Scheme,
     weights: Tensor | None,
 ) -> tuple[float, list[Format]]:
     """Error as things are, and the formats moved to the means of what chose their levels."""
-    importance = error_weights(blocks, scheme, weights, relative=False)
+    # Powers of two change nothing but the range: squares of very large numbers overflow.
+    unit = _power_of_two(blocks.abs().max())
+    importance = error_weights(blocks / unit, scheme, weights, relative=False)
     importance = torch.ones_like(blocks) if importance is None else importance.expand_as(blocks)
-    importance = importance * scales.square()[:, None]
+    importance = importance * (scales / unit).square()[:, None]
     scaled = normalize(blocks, scales)
     total, moved = 0.0, []
     for i, number_format in enumerate(scheme.formats):
-        among = slice(None) if selectors is None else selectors == i
+        among = selectors == i
         numbers, masses = scaled[among].reshape(-1), importance[among].reshape(-1).double()
         levels = torch.tensor(number_format.levels, dtype=torch.float64)
         for step in range(_STEPS_PER_ROUND):
-            index = nearest_level(numbers, _as_format(levels, number_format)).long()
+            trial = _as_format(levels, number_format)
+            index = format_levels(trial, numbers.dtype, numbers.device).nearest(numbers).long()
             if step == 0:
                 total += float((masses * (numbers - levels[index]) ** 2).sum())
             mass = torch.bincount(index, masses, minlength=len(levels))
@@ -170,6 +168,13 @@ def _move(
             levels = centers.sort().values
         moved.append(_normalized(levels, number_format))
     return total, moved
+
+
+def _power_of_two(magnitudes: Tensor) -> Tensor:
+    """The powers of two just below magnitudes; one for zero."""
+    exponent = torch.frexp(magnitudes).exponent - 1
+    power = torch.ldexp(torch.ones_like(magnitudes), exponent)
+    return torch.where(magnitudes == 0, 1.0, power)
 
 
 def _normalized(levels: Tensor, like: Format) -> Format:

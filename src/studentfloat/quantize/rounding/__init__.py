@@ -1,0 +1,1 @@
+"""From weights to codes: to nearest, or with feedback between columns (GPTQ)."""
