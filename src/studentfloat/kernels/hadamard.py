@@ -24,10 +24,13 @@ __all__ = ["Rotation", "hadamard_matrix", "hartley_matrix", "random_signs"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# The largest dense factor: beyond it a transform would cost what a small layer does.
+# The largest dense factors. A Hadamard matrix is a multiple of 4 times the odd part, so that beyond
+# some order Hartley's is worth having for its price; beyond 1024 either costs what a layer does.
+_LARGEST_HADAMARD = 256
 _LARGEST_FACTOR = 1024
 _GOLDEN = 0x9E3779B97F4A7C15
 _LARGEST_SEED = 2**63 - 1
+_PER_THREAD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,6 @@ class Rotation:
                 f"a rotation in blocks of {self.block} does not fit a width of {self.width}"
             )
         _factor(self.block)
-
-    @property
-    def order(self) -> int:
-        """Order of the dense factor A; 1 where there is none."""
-        return _factor(self.block)[0]
 
     @property
     def is_hadamard(self) -> bool:
@@ -115,19 +113,33 @@ class Rotation:
         module = native()
         if module is None:
             return False
-        factor = self._factors[inverse]
+        count = math.prod(rows.shape) // self.width
+        # Many threads for few rows would cost more than they save.
+        threads = min(threads, max(1, count * self.width // _PER_THREAD))
+        there, back, signs = self._addresses
         module.rotate(
             address(rows, "rows"),
-            math.prod(rows.shape) // self.width,
+            count,
             self.width,
             self.block,
             self.order,
-            address(factor, "factor"),
-            address(self.signs, "signs"),
+            factor,
+            signs,
             inverse,
             threads,
         )
         return True
+
+    @cached_property
+    def order(self) -> int:
+        """Order of the dense factor A; 1 where there is none."""
+        return _factor(self.block)[0]
+
+    @cached_property
+    def _addresses(self) -> tuple[int, int, int]:
+        """Where both factors and the signs lie, which live as long as this does."""
+        there, back = self._factors
+        return address(there, "factor"), address(back, "factor"), address(self.signs, "signs")
 
     @cached_property
     def _factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -199,13 +211,13 @@ def _factor(width: int) -> tuple[int, bool]:
     if odd == 1:
         return 1, True
     order = 4 * odd
-    while width % order == 0 and order <= _LARGEST_FACTOR:
+    while width % order == 0 and order <= _LARGEST_HADAMARD:
         if _has_paley(order):
             return order, True
         order *= 2
     if odd > _LARGEST_FACTOR:
         raise ConfigError(
-            f"a width of {width} = {odd} x {width // odd} has no Hadamard factor of order up to "
+            f"a width of {width} = {odd} x {width // odd} has an odd factor above "
             f"{_LARGEST_FACTOR}: rotate in blocks of {width & -width} or fewer"
         )
     return odd, False

@@ -24,10 +24,9 @@ def rotate(x: Tensor, rotation: Rotation, *, inverse: bool = False) -> Tensor:
         return _in_torch(x, rotation, inverse=inverse)
     compiled = x.device.type == "cpu" and not torch.compiler.is_compiling()
     if compiled and not (x.requires_grad and torch.is_grad_enabled()):
-        rows = x.detach().float().contiguous()
-        rows = rows.clone() if rows.data_ptr() == x.data_ptr() else rows
-        if rotation.apply(rows, inverse=inverse):
-            return rows.to(x.dtype)
+        rows = x.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if rotation.apply(rows, inverse=inverse, threads=torch.get_num_threads()):
+            return rows if x.dtype == torch.float32 else rows.to(x.dtype)
     return _in_torch(x.float(), rotation, inverse=inverse).to(x.dtype)
 
 
