@@ -123,7 +123,7 @@ class Rotation:
             self.width,
             self.block,
             self.order,
-            factor,
+            back if inverse else there,
             signs,
             inverse,
             threads,
