@@ -20,9 +20,10 @@ from studentfloat.quantize import (
     Scheme,
     quantize,
 )
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.parts.registry import PARTS
 from studentfloat.quantize.scheme_json import LayoutTables, formats_of, formats_to_json
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 
 SCHEMES = {
     "plain": Scheme("sf4", block_size=16),

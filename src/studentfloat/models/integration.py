@@ -36,7 +36,7 @@ from studentfloat.models.packed_layers import (
     packed_weights,
     unpack_module,
 )
-from studentfloat.models.skeleton import orientation_of, share_tied_parameters
+from studentfloat.models.skeleton import share_tied_parameters
 from studentfloat.models.stream import spellings
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.rounding.nearest import quantize
@@ -219,7 +219,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 scheme,
                 tuple(site.parameter.shape),
                 str(site.parameter.dtype).removeprefix("torch."),
-                orientation_of(site.kind),
+                site.kind.orientation,
                 method="rtn",
             )
             chosen[site.name], sites[site.name] = stored, site
@@ -451,7 +451,7 @@ def _fused(
             continue
         one = by_layer[_block_of(name)]
         fused[name] = StoredWeight(
-            one.scheme, tuple(site.parameter.shape), one.dtype, orientation_of(site.kind)
+            one.scheme, tuple(site.parameter.shape), one.dtype, site.kind.orientation
         )
     return fused
 

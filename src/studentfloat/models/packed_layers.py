@@ -19,8 +19,9 @@ from studentfloat.kernels.packed_matrix import Compute
 from studentfloat.models import operators
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.walk import WeightKind, WeightSite
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.packed_weight import PackedWeight, pack_weight
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = [

@@ -15,12 +15,11 @@ from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, spellings
 from studentfloat.models.walk import WeightKind, walk_weights
-from studentfloat.quantize.stored import Orientation
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.records import SkippedTensor
 
 __all__ = [
     "StoredSite",
-    "orientation_of",
     "share_tied_parameters",
     "sites_of_checkpoint",
     "skeleton",
@@ -41,13 +40,6 @@ class StoredSite:
     kind: WeightKind
     orientation: Orientation
     stored_name: str
-
-
-def orientation_of(kind: WeightKind) -> Orientation:
-    """How a weight of a kind becomes a matrix whose last axis is summed up."""
-    if kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-        return Orientation.TRANSPOSED
-    return Orientation.FLATTENED if kind is WeightKind.CONVOLUTION else Orientation.PLAIN
 
 
 def skeleton(source: ModelSource, *, buffers: bool = False) -> nn.Module:
@@ -130,7 +122,7 @@ def sites_of_checkpoint(
         reason = tensor.why_not_real()
         if kind is not None and reason is None:
             stored = first.get(name, tensor.name)
-            sites[tensor.name] = StoredSite(tensor.name, kind, orientation_of(kind), stored)
+            sites[tensor.name] = StoredSite(tensor.name, kind, kind.orientation, stored)
             continue
         why = reason or reasons.get(name, "not a weight of the model that transformers builds")
         skipped.append(SkippedTensor(tensor.name, tensor.shape, why))

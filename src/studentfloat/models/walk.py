@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
 from studentfloat.models.roles import layer_of, role_of
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.records import SkippedTensor
 
 __all__ = ["WeightKind", "WeightSite", "walk_weights"]
@@ -26,6 +27,13 @@ class WeightKind(Enum):
     CONVOLUTION = "convolution"
     EMBEDDING = "embedding"
     HEAD = "head"
+
+    @property
+    def orientation(self) -> Orientation:
+        """How such a weight becomes a matrix."""
+        if self in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
+            return Orientation.TRANSPOSED
+        return Orientation.FLATTENED if self is WeightKind.CONVOLUTION else Orientation.PLAIN
 
     @property
     def multiplies_inputs(self) -> bool:
@@ -69,21 +77,15 @@ class WeightSite:
 
         Of shape ``(..., in_features)``: a convolution's kernel is one row per output channel.
         """
-        if self.kind is WeightKind.CONVOLUTION:
-            return values.flatten(1)
-        if self.kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-            return values.transpose(-1, -2)
-        return values
+        return self.kind.orientation.to_matrix(values)
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the weight by `change` of its :meth:`matrix`, in place, so ties hold."""
         with torch.no_grad():
             values = self.parameter.data
             changed = change(self.matrix(values))
-            if self.kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-                changed = changed.transpose(-1, -2)
             # Not into the matrix: of a tensor with strides of its own that is a copy.
-            values.copy_(changed.reshape(values.shape))
+            values.copy_(self.kind.orientation.from_matrix(changed, tuple(values.shape)))
 
 
 def walk_weights(

@@ -20,8 +20,9 @@ from studentfloat.models.exchange.places import whole_directory
 from studentfloat.models.packed_files import PackedCheckpoint
 from studentfloat.models.quiet import quiet_logger, quiet_transformers
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.packing import pack_codes
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.records import write_json
 
