@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Orientation"]
 
-Array = TypeVar("Array", bound=Any)  # numpy.ndarray or torch.Tensor
+Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
 
 
 class Orientation(Enum):
