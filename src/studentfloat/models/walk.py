@@ -77,7 +77,8 @@ class WeightSite:
 
         Of shape ``(..., in_features)``: a convolution's kernel is one row per output channel.
         """
-        return self.kind.orientation.to_matrix(values)
+        matrix: Tensor = self.kind.orientation.to_matrix(values)
+        return matrix
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the weight by `change` of its :meth:`matrix`, in place, so ties hold."""
