@@ -23,8 +23,8 @@ SURFACE = {
     ],
     "studentfloat.quantize": [
         *("ROW", "SCALE_DTYPES", "SCALE_RULES", "TENSOR", "QuantizedTensor", "Scheme"),
-        *("GPTQOptions", "GPTQResult", "InputScale", "LowRank", "Outliers", "QuantizedWeight"),
-        "gptq",
+        *("GPTQOptions", "GPTQResult", "InputScale", "LowRank", "Offsets", "Outliers"),
+        *("QuantizedWeight", "gptq"),
         *("METHOD_STEPS", "Method", "parse_method"),
         *("block_scales", "fake_quantize", "pack_codes", "quantize", "unpack_codes"),
     ],

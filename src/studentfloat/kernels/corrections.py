@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from studentfloat.kernels.dispatch import native
 if TYPE_CHECKING:
     from studentfloat.kernels import _native
 
-__all__ = ["Corrections", "LowRankMatrix", "MatrixCorrection", "SparseMatrix"]
+__all__ = ["BlockOffsets", "Corrections", "LowRankMatrix", "MatrixCorrection", "SparseMatrix"]
 
 _FACTOR_TYPES = {"bfloat16": 0, "int8": 1}
 # From this many columns on, the library's product is worth what widening the factors costs it.
@@ -221,6 +222,59 @@ class LowRankMatrix:
     def factors(self) -> tuple[Array, Array]:
         """Both in float32, scales multiplied in."""
         return _wide(self.left, self.left_scales), _wide(self.right, self.right_scales)
+
+
+class BlockOffsets:
+    """A matrix whose numbers are equal within each block of a row.
+
+    Parameters
+    ----------
+    values
+        float32, contiguous, of shape ``(out_features, blocks)``: one number per block.
+    block_size
+        Columns of a block; a last block may be shorter.
+    in_features
+        Columns of the matrix.
+
+    Raises
+    ------
+    DataError
+        If types or shapes do not fit.
+    """
+
+    def __init__(self, values: Array, block_size: int, in_features: int) -> None:
+        blocks = -(-in_features // block_size)
+        if dtype_name(values) != "float32" or tuple(values.shape[1:]) != (blocks,):
+            raise DataError(
+                f"offsets of {dtype_name(values)} and shape {tuple(values.shape)}: float32 of "
+                f"{blocks} blocks in each row is right"
+            )
+        self.values, self.block_size = _kept(values), block_size
+        self.shape = int(values.shape[0]), in_features
+
+    def add_product(self, x: Array, out: Array, *, threads: int | None = None) -> None:
+        """Add each offset times the sum of its block's activations, in float32."""
+        rows, columns = self.shape
+        _check_product(x, out, (columns, rows))
+        _add_matmul(out, self._block_sums(x), self.values.T)
+
+    def add_product_transposed(self, x: Array, out: Array) -> None:
+        """Add ``x @ C`` to an output, in float32: `x` of ``(n, out_features)``."""
+        _check_product(x, out, self.shape)
+        sums, size = x @ self.values, self.block_size
+        spread = sums.repeat_interleave(size, -1) if is_torch(x) else np.repeat(sums, size, -1)
+        out += spread[:, : self.shape[1]]
+
+    def _block_sums(self, x: Array) -> Array:
+        """Of shape ``(n, blocks)``."""
+        count, columns = x.shape
+        full = columns // self.block_size
+        whole = x[:, : full * self.block_size].reshape(count, full, self.block_size).sum(-1)
+        if full * self.block_size == columns:
+            return whole
+        tail = x[:, full * self.block_size :].sum(-1)[:, None]
+        stack = sys.modules["torch"].cat if is_torch(x) else np.concatenate
+        return stack([whole, tail], 1)
 
 
 class MatrixCorrection(Protocol):

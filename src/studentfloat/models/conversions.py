@@ -1,13 +1,13 @@
-"""Parameters that transformers makes of a checkpoint's tensors: renamed, or several joined.
+"""Which parameters of a model a checkpoint's tensors become: renamed, joined, split or as they are.
 
-Checkpoints of mixture-of-experts models hold one matrix per expert, where transformers 5 has
-one parameter for all experts of a layer. How they become one is on record there, by type of
-model; here those records are followed for one parameter at a time.
+transformers renames tensors as it loads them, and makes parameters of several tensors (one per
+expert) or several parameters of a tensor. How is on record there, by type and class of model; here
+those records are followed for names alone, and for the numbers of one parameter at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,27 @@ from studentfloat.errors import ModelError
 from studentfloat.models.packed_files import read_raw
 from studentfloat.models.stream import StoredTensor, natural_order, spellings
 
-__all__ = ["ParameterSource", "find_sources"]
+__all__ = ["ParameterSource", "Place", "find_sources", "places_in"]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where in a model a tensor of a checkpoint goes.
+
+    Attributes
+    ----------
+    names
+        Of the parameters or buffers that it becomes (part of), as the model has them; empty
+        if the model has no place for it.
+    pattern
+        Of the converter, that the tensor's name matched.
+    converter
+        What joins or splits tensors; None where the tensor is the parameter.
+    """
+
+    names: tuple[str, ...]
+    pattern: str = ""
+    converter: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +51,16 @@ class ParameterSource:
     tensors
         The checkpoint's, with the pattern of transformers that each one matched.
     converter
-        Joins them; None where the one tensor is the parameter.
+        Makes it of them; None where the one tensor is the parameter.
+    first
+        The first parameter that the converter makes, which it is called with.
     """
 
     name: str
     tensors: tuple[tuple[StoredTensor, str], ...]
     module: nn.Module
     converter: Any = None
+    first: str = ""
 
     @property
     def stored(self) -> StoredTensor:
@@ -68,12 +91,12 @@ class ParameterSource:
                     parts,
                     source_patterns=self.converter.source_patterns,
                     target_patterns=self.converter.target_patterns,
-                    full_layer_name=self.name,
+                    full_layer_name=self.first or self.name,
                     model=self.module,
                     config=getattr(self.module, "config", None),
                     missing_keys=None,
                 )
-            (value,) = parts.values()
+            value = self._of(parts)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(
@@ -82,64 +105,103 @@ class ParameterSource:
         result: Tensor = value[0] if isinstance(value, list) else value
         return result
 
+    def _of(self, results: dict[str, Any]) -> Any:
+        """The one of a converter's results that is this parameter."""
+        if len(results) == 1:
+            (value,) = results.values()
+            return value
+        fitting = [key for key in results if key in self.name]
+        if not fitting:
+            raise KeyError(f"none of {', '.join(results)} is part of the name")
+        return results[max(fitting, key=len)]
 
-def find_sources(module: nn.Module, tensors: Iterable[StoredTensor]) -> dict[str, ParameterSource]:
-    """What each parameter of a model is made of; parameters that nothing is found for are left out.
+
+def places_in(module: nn.Module, names: Iterable[str]) -> dict[str, Place]:
+    """Where each tensor of a checkpoint goes in a model, as transformers would load it.
 
     Parameters
     ----------
     module
-        From :func:`~studentfloat.models.skeleton.skeleton`.
-    tensors
-        All that the checkpoint's shards hold.
+        The model, on any device.
+    names
+        Of the checkpoint's tensors.
     """
-    files = {tensor.name: tensor for tensor in tensors}
-    prefix = getattr(module, "base_model_prefix", "")
-    found: dict[str, ParameterSource] = {}
-    wanting = set()
-    for name, _ in module.named_parameters():
-        its = next((n for n in spellings(name, prefix) if n in files), None)
-        if its is None:
-            wanting.add(name)
-        else:
-            found[name] = ParameterSource(name, ((files[its], ""),), module)
-    if wanting:
-        found |= _converted(module, files, wanting, prefix)
-    return found
-
-
-def _converted(
-    module: nn.Module, files: Mapping[str, StoredTensor], wanting: set[str], prefix: str
-) -> dict[str, ParameterSource]:
+    from transformers import PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
-    transforms = get_model_conversion_mapping(module)
+    transforms = get_model_conversion_mapping(module) if isinstance(module, PreTrainedModel) else []
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
-    # One with several results would have to be run to know what it gives.
-    converters = [
-        t for t in transforms if isinstance(t, WeightConverter) and len(t.target_patterns) == 1
-    ]
-    parts: dict[str, list[tuple[StoredTensor, str]]] = {}
-    makers: dict[str, Any] = {}
-    for name in sorted(files, key=natural_order):
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    known = set(module.state_dict(keep_vars=True))
+    known.update(name for name, _ in module.named_parameters(remove_duplicate=False))
+    prefix = getattr(module, "base_model_prefix", "")
+
+    def place(name: str) -> Place:
         renamed = name
         for renaming in renamings:
             renamed, _ = renaming.rename_source_key(renamed)
         for converter in converters:
             target, pattern = converter.rename_source_key(renamed)
             if pattern is not None:
+                found = _known(_targets(target, converter), prefix, known)
+                if found:
+                    return Place(found, pattern, converter)
                 break
         else:
-            target, pattern, converter = renamed, None, None
-        if renamed == name and pattern is None:
-            continue
-        its = next((n for n in spellings(target, prefix) if n in wanting), None)
-        if its is not None:
-            parts.setdefault(its, []).append((files[name], pattern or ""))
-            makers[its] = converter
-    return {
-        name: ParameterSource(name, tuple(its), module, makers[name])
-        for name, its in parts.items()
-        if makers[name] is not None or len(its) == 1
-    }
+            if found := _known((renamed,), prefix, known):
+                return Place(found)
+        # Not to be renamed: it has the model's name already.
+        return Place(_known((name,), prefix, known))
+
+    return {name: place(name) for name in names}
+
+
+def _targets(first: str, converter: Any) -> tuple[str, ...]:
+    """All that a converter makes, by the name of the first."""
+    patterns = converter.target_patterns
+    return tuple(dict.fromkeys(first.replace(patterns[0], other, 1) for other in patterns))
+
+
+def _known(names: Iterable[str], prefix: str, known: set[str]) -> tuple[str, ...]:
+    spelled = (next((n for n in spellings(name, prefix) if n in known), None) for name in names)
+    return tuple(name for name in spelled if name is not None)
+
+
+def find_sources(module: nn.Module, tensors: Iterable[StoredTensor]) -> dict[str, ParameterSource]:
+    """What each parameter and buffer of a model is made of.
+
+    Names of a parameter that the model shares all have its source, whichever the checkpoint
+    has. What nothing is found for is left out.
+
+    Parameters
+    ----------
+    module
+        From :func:`~studentfloat.models.skeleton.skeleton`, or loaded.
+    tensors
+        All that the checkpoint's shards hold.
+    """
+    files = {tensor.name: tensor for tensor in tensors}
+    places = places_in(module, sorted(files, key=natural_order))
+    parts: dict[str, list[str]] = {}
+    for name, place in places.items():
+        for target in place.names:
+            parts.setdefault(target, []).append(name)
+    found: dict[str, ParameterSource] = {}
+    for target, several in parts.items():
+        converter = places[several[0]].converter
+        names = [name for name in several if places[name].converter is converter]
+        if converter is None and len(names) > 1:
+            # Old names of one parameter beside the new: the one that is spelled as the model's.
+            names = [target if target in names else names[-1]]
+        its = tuple((files[name], places[name].pattern) for name in names)
+        first = places[names[0]].names[0]
+        found[target] = ParameterSource(target, its, module, converter, first)
+    shared: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        shared.setdefault(id(parameter), []).append(name)
+    for names in shared.values():
+        source = next((found[name] for name in names if name in found), None)
+        if source is not None:
+            found |= {name: source for name in names if name not in found}
+    return found

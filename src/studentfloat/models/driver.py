@@ -180,9 +180,10 @@ class ModelQuantizer:
     def _run_plainly(
         self, blocks: list[tuple[str, nn.Module]], finished: Sequence[QuantizedBlock]
     ) -> Iterator[QuantizedBlock]:
-        parts = [(name, self._sites_in(block)) for name, block in blocks]
+        parts = list(zip([name for name, _ in blocks], self._sites_of(blocks), strict=True))
         parts.append(("", self._sites_outside(blocks)))
-        parts = [part for part in parts if part[1]]
+        # A block whose weights are all an earlier one's is there still, and empty.
+        parts = [part for part in parts if part[0] or part[1]]
         for i, (name, sites) in enumerate(parts):
             self._progress(i / len(parts), name or "outside of blocks")
             if i < len(finished):
@@ -200,9 +201,10 @@ class ModelQuantizer:
         device = next(self._module.parameters()).device
         runner = BlockRunner(self._module, blocks, self._windows.batches(device))
         count = len(runner.blocks)
+        sites_of = self._sites_of(runner.blocks)
         for i, (name, block) in enumerate(runner.blocks):
             self._progress((i + 0.5) / (count + 1), name)
-            sites = self._sites_in(block)
+            sites = sites_of[i]
             with self._residency.held(name):
                 if i < len(finished):
                     yield self._replay(finished[i], name, sites)
@@ -337,9 +339,15 @@ class ModelQuantizer:
                 parameters[changed].copy_(value)
         return block
 
-    def _sites_in(self, block: nn.Module) -> list[WeightSite]:
-        inside = {id(parameter) for parameter in block.parameters()}
-        return [site for site in self.sites if id(site.parameter) in inside]
+    def _sites_of(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[list[WeightSite]]:
+        """The weights of each block; one that several blocks share belongs to the first."""
+        taken: set[int] = set()
+        found = []
+        for _, block in blocks:
+            inside = {id(parameter) for parameter in block.parameters()} - taken
+            taken |= inside
+            found.append([site for site in self.sites if id(site.parameter) in inside])
+        return found
 
     def _sites_outside(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[WeightSite]:
         inside = {id(parameter) for _, block in blocks for parameter in block.parameters()}

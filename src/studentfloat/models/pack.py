@@ -18,15 +18,11 @@ from torch import Tensor
 
 from studentfloat.errors import ConfigError
 from studentfloat.models.pack_writer import PackWriter, Shard
-from studentfloat.models.packed_files import LAYOUT_VERSION, NO_COMPANIONS, Companions, read_raw
+from studentfloat.models.packed_files import LAYOUT_VERSION, NO_COMPANIONS, Companions
 from studentfloat.models.quantized import weight_record
-from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
+from studentfloat.models.skeleton import Piece, pieces_of_checkpoint
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import (
-    StoredTensor,
-    fingerprint,
-    list_sound_tensors,
-)
+from studentfloat.models.stream import fingerprint, list_sound_tensors
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.rounding.nearest import quantize
 from studentfloat.quantize.scheme import TENSOR, ScaleDtype, Scheme
@@ -98,11 +94,16 @@ def quantize_checkpoint(
             "calibrates, or another rule"
         )
     tensors = list_sound_tensors(source.weight_files)
-    sites, skipped = sites_of_checkpoint(source, tensors, embeddings=embeddings, head=head)
-    groups = _groups(tensors, shard_bytes)
+    pieces, untied = pieces_of_checkpoint(source, tensors, embeddings=embeddings, head=head)
+    groups = _groups(pieces, shard_bytes)
     settings = {"method": "rtn", "embeddings": embeddings, "head": head, "bytes": shard_bytes}
     writer = PackWriter(
-        directory, identity_of(source, scheme, settings), len(groups), source, companions
+        directory,
+        identity_of(source, scheme, settings),
+        len(groups),
+        source,
+        companions,
+        untied=untied,
     )
     if (finished := writer.finished()) is not None:
         return finished
@@ -113,7 +114,7 @@ def quantize_checkpoint(
         if writer.is_done(number):
             work.add(_bytes(group), f"shard {number} was there")
         else:
-            writer.write(number, _quantize_group(group, sites, skipped, scheme, work))
+            writer.write(number, _quantize_group(group, scheme, work))
     return None if count > 1 else writer.finish()
 
 
@@ -175,33 +176,23 @@ class _Meter:
         self._progress(self._done / self._total, what)
 
 
-def _quantize_group(
-    group: list[StoredTensor],
-    sites: dict[str, StoredSite],
-    skipped: list[SkippedTensor],
-    scheme: Scheme,
-    work: _Meter,
-) -> Shard:
-    weights, plain, records = {}, {}, []
-    names = {tensor.name for tensor in group}
-    for tensor in group:
-        site = sites.get(tensor.name)
-        if site is not None and site.stored_name != tensor.name and site.stored_name in sites:
-            # Tied to one that is there itself: stored once.
-            work.add(tensor.bytes, tensor.name)
-            continue
-        values = read_raw(tensor)
-        if site is None:
-            plain[tensor.name] = values
+def _quantize_group(group: list[Piece], scheme: Scheme, work: _Meter) -> Shard:
+    weights, plain, records, skipped = {}, {}, [], []
+    for piece in group:
+        values = piece.read()
+        if piece.kind is None:
+            plain[piece.name] = values
+            skipped.append(SkippedTensor(piece.name, tuple(values.shape), piece.reason))
         else:
             started = time.monotonic()
-            matrix = site.orientation.to_matrix(values)
-            weight, nmse = _quantize(matrix, scheme, tensor.name)
+            matrix = piece.orientation.to_matrix(values)
+            weight, nmse = _quantize(matrix, scheme, piece.name)
             seconds = round(time.monotonic() - started, 3)
-            stored = StoredWeight.of(weight, tensor.shape, site.orientation, method="rtn")
-            weights[site.stored_name] = (stored, weight)
+            shape = tuple(values.shape)
+            stored = StoredWeight.of(weight, shape, piece.orientation, method="rtn")
+            weights[piece.name] = (stored, weight)
             record = weight_record(
-                site.name,
+                piece.name,
                 weight,
                 "rtn",
                 weight_nmse=nmse,
@@ -209,22 +200,21 @@ def _quantize_group(
                 seconds=seconds,
             )
             records.append(record)
-        work.add(tensor.bytes, tensor.name)
-    left = tuple(skip for skip in skipped if skip.name in names)
-    return Shard(weights, plain, tuple(records), left)
+        work.add(piece.bytes, piece.name)
+    return Shard(weights, plain, tuple(records), tuple(skipped))
 
 
-def _groups(tensors: Iterable[StoredTensor], shard_bytes: int) -> list[list[StoredTensor]]:
-    groups: list[list[StoredTensor]] = []
+def _groups(pieces: Iterable[Piece], shard_bytes: int) -> list[list[Piece]]:
+    groups: list[list[Piece]] = []
     size = 0
-    for tensor in tensors:
-        if not groups or size + tensor.bytes > shard_bytes:
+    for piece in pieces:
+        if not groups or size + piece.bytes > shard_bytes:
             groups.append([])
             size = 0
-        groups[-1].append(tensor)
-        size += tensor.bytes
+        groups[-1].append(piece)
+        size += piece.bytes
     return groups
 
 
-def _bytes(group: list[StoredTensor]) -> int:
-    return sum(tensor.bytes for tensor in group)
+def _bytes(group: list[Piece]) -> int:
+    return sum(piece.bytes for piece in group)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from studentfloat.errors import ModelError
 from studentfloat.models.blocks import find_blocks
 from studentfloat.models.calibration import Calibration
+from studentfloat.models.conversions import find_sources
 from studentfloat.models.driver import ModelQuantizer
 from studentfloat.models.load import LoadedModel, load_model
 from studentfloat.models.pack import identity_of
@@ -29,8 +31,9 @@ from studentfloat.models.packed_files import (
 )
 from studentfloat.models.quantized import QuantizedBlock
 from studentfloat.models.residency import BlockResidency, load_block_by_block
+from studentfloat.models.skeleton import Piece, pieces_of_checkpoint
 from studentfloat.models.sources import ModelSource
-from studentfloat.models.stream import list_sound_tensors, spellings
+from studentfloat.models.stream import list_sound_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.method import Method
@@ -105,7 +108,12 @@ def calibrate_checkpoint(
     shards = len(blocks) + 1
     settings = {"embeddings": embeddings, "head": head, **work.settings}
     writer = PackWriter(
-        directory, identity_of(source, scheme, settings), shards, source, companions
+        directory,
+        identity_of(source, scheme, settings),
+        shards,
+        source,
+        companions,
+        untied=packing.untied,
     )
     if (done := writer.finished()) is not None:
         return done
@@ -142,6 +150,12 @@ def _block_names(module: nn.Module) -> list[str]:
     return [name for name, _ in find_blocks(module, {id(site.parameter) for site in sites})]
 
 
+def _common_end(one: str, other: str) -> int:
+    """How many parts of two dotted names are the same, from the last on."""
+    pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 class _Packing:
     """Names and types that a model's weights have in its checkpoint."""
 
@@ -154,8 +168,12 @@ class _Packing:
     ) -> None:
         self._module, self._sites, self._residency = model.module, sites, residency
         tensors = list_sound_tensors(source.weight_files)
-        self._source = {tensor.name: tensor for tensor in tensors}
-        self._prefix = getattr(model.module, "base_model_prefix", "")
+        self._pieces, self.untied = pieces_of_checkpoint(source, tensors)
+        self._sources = find_sources(model.module, tensors)
+        self._by_parts: dict[tuple[str, ...], list[Piece]] = {}
+        for piece in self._pieces:
+            key = tuple(part.name for part in piece.parts)
+            self._by_parts.setdefault(key, []).append(piece)
         usual = [kind for t in tensors if (kind := TORCH_TYPES.get(t.dtype)) in _CALIBRATED_FROM]
         self._usual = max(set(usual), key=usual.count) if usual else torch.float32
 
@@ -164,14 +182,25 @@ class _Packing:
         return {id(site.parameter) for site in self._sites.values()}
 
     def stored_name(self, name: str) -> str:
-        """The checkpoint's name for a parameter; its own where the checkpoint has none."""
-        return next((n for n in spellings(name, self._prefix) if n in self._source), name)
+        """The name in the checkpoint for a parameter; its own where the checkpoint has none."""
+        piece = self._piece(name)
+        return name if piece is None else piece.name
+
+    def _piece(self, name: str) -> Piece | None:
+        source = self._sources.get(name)
+        if source is None:
+            return None
+        its = self._by_parts.get(tuple(tensor.name for tensor, _ in source.tensors), [])
+        if len(its) < 2:
+            return its[0] if its else None
+        # Several parameters are made of these tensors: the one that is called like this.
+        return max(its, key=lambda piece: _common_end(piece.name, name))
 
     def _dtype(self, name: str) -> torch.dtype:
-        tensor = self._source.get(self.stored_name(name))
-        if tensor is None:
+        source = self._sources.get(name)
+        if source is None:
             return self._usual
-        kind = TORCH_TYPES.get(tensor.dtype, torch.float32)
+        kind = TORCH_TYPES.get(source.stored.dtype, torch.float32)
         return kind if kind in _CALIBRATED_FROM else torch.float32
 
     def _stored(
@@ -202,20 +231,24 @@ class _Packing:
     ) -> Shard:
         """The last shard: what lies outside of blocks, and all that was left alone."""
         shard = Shard({}, {}, (), ()) if block is None else self.shard(block)
-        state = self._module.state_dict()
-        tied = getattr(self._module, "all_tied_weights_keys", {})
-        left = [n for n in state if n not in self._sites and n not in changed and n not in tied]
         plain = dict(shard.plain)
-        for name in left:
-            stored = self._source.get(self.stored_name(name))
-            if stored is not None:
-                plain[stored.name] = read_raw(stored)
+        # By the source's tensors: a model may be loaded without a part that its checkpoint has.
+        written = {part for name in (*self._sites, *changed) for part in self._parts(name)}
+        written.update(shard.weights, plain)
+        left: list[SkippedTensor] = []
+        reasons = {self.stored_name(skip.name): skip.reason for skip in skipped}
+        for piece in self._pieces:
+            if piece.name in written or any(part.name in written for part in piece.parts):
                 continue
-            waiting = None if self._residency is None else self._residency.value(name)
-            value = state[name].detach() if waiting is None else waiting
-            plain[name] = value.to(self._dtype(name)) if value.is_floating_point() else value
-        named = tuple(replace(skip, name=self.stored_name(skip.name)) for skip in skipped)
-        return Shard(shard.weights, plain, shard.records, named, shard.changed)
+            plain[piece.name] = piece.read()
+            why = reasons.get(piece.name) or piece.reason or "not in the model that was calibrated"
+            left.append(SkippedTensor(piece.name, tuple(plain[piece.name].shape), why))
+        return Shard(shard.weights, plain, shard.records, tuple(left), shard.changed)
+
+    def _parts(self, name: str) -> list[str]:
+        """The source's tensors that a parameter was made of."""
+        source = self._sources.get(name)
+        return [] if source is None else [tensor.name for tensor, _ in source.tensors]
 
     def read(self, writer: PackWriter, number: int, name: str) -> QuantizedBlock:
         """A finished block as its shard has it."""

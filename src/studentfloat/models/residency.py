@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
-from studentfloat.models.conversions import ParameterSource, find_sources
+from studentfloat.models.conversions import ParameterSource
 from studentfloat.models.load import LoadedModel, ModelKind, kind_of, load_tokenizer
 from studentfloat.models.quiet import quiet_transformers
-from studentfloat.models.skeleton import share_tied_parameters, skeleton
+from studentfloat.models.skeleton import check_complete, map_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors
 
@@ -116,9 +116,9 @@ def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedMode
         If a parameter can neither be found in the checkpoint nor made of tensors that are
         there: such a model is loaded as a whole.
     """
-    module = skeleton(source, buffers=True)
-    share_tied_parameters(module)
-    sources = find_sources(module, list_sound_tensors(source.weight_files))
+    mapped = map_checkpoint(source, list_sound_tensors(source.weight_files), buffers=True)
+    check_complete(mapped, source)
+    module, sources = mapped.module, mapped.sources
     missing = [name for name, _ in module.named_parameters() if name not in sources]
     kind = kind_of(source.config)
     if missing or kind is ModelKind.OTHER:
@@ -126,13 +126,14 @@ def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedMode
         raise ModelError(f"{source.name} cannot be loaded block by block: {what}")
     blocks = tuple(f"{name}." for name in blocks_in(module))
     first = {id(parameter): name for name, parameter in module.named_parameters()}
+    shared = _shared_by_blocks(module, blocks)
     waiting: dict[str, ParameterSource] = {}
     real: dict[int, nn.Parameter] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         its = sources[first[id(parameter)]]
         if not its.joined:
             _check_shape(its, its.stored.shape, parameter.shape)
-        if name.startswith(blocks):
+        if name.startswith(blocks) and id(parameter) not in shared:
             waiting[name] = its
             data = _nothing(parameter.shape)
         elif id(parameter) not in real:
@@ -143,6 +144,15 @@ def load_block_by_block(source: ModelSource, blocks_in: Any) -> tuple[LoadedMode
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
     return LoadedModel(source, module.eval(), tokenizer, kind), BlockResidency(module, waiting)
+
+
+def _shared_by_blocks(module: nn.Module, blocks: tuple[str, ...]) -> set[int]:
+    """``id`` of parameters that several blocks use: letting one go must not take them away."""
+    used: dict[int, set[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        block = next((block for block in blocks if name.startswith(block)), "")
+        used.setdefault(id(parameter), set()).add(block)
+    return {number for number, its in used.items() if len(its) > 1}
 
 
 def _numbers(source: ParameterSource, shape: torch.Size) -> Tensor:

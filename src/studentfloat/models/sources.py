@@ -170,13 +170,13 @@ def _checked_packed(source: ModelSource) -> ModelSource:
 
 
 def _from_gguf(name: str, path: Path, trust: Trust) -> ModelSource:
-    from studentfloat.models.gguf import convert_gguf, quantization_of_gguf
+    from studentfloat.models.gguf import CONVERSION, convert_gguf, quantization_of_gguf
 
     if not path.is_file():
         raise ModelError(f"there is no file {name}")
     kinds = quantization_of_gguf(path)
     digest = sha256_of_files([path])
-    target = cache_directory() / "models" / f"gguf-{path.stem}-{digest[:12]}"
+    target = cache_directory() / "models" / f"gguf-{path.stem}-{digest[:12]}-{CONVERSION}"
     directory = build_once(target, lambda out: convert_gguf(path, out))
     main = kinds.split(", ")[0]
     cautions: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from studentfloat.models.packed_files import (
     sha256_of,
     sha256_of_settings,
 )
-from studentfloat.models.skeleton import skeleton
+from studentfloat.models.skeleton import map_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
 from studentfloat.progress import Progress, silent
@@ -272,34 +273,83 @@ def _collect(problems: list[str], check: Callable[..., object], *arguments: obje
         problems.append(str(error))
 
 
-def _is_tied(checkpoint: PackedCheckpoint, tensor: StoredTensor) -> bool:
-    """Whether a table of embeddings or a head is stored under the name that it is tied to."""
-    if not tensor.is_embedding_or_head or not checkpoint.config.get("tie_word_embeddings", True):
-        return False
-    packed = {name: stored.shape for name, stored in checkpoint.weights.items()}
-    shapes = {name: file.shape for name, file in checkpoint.files.items()} | packed
-    return any(
-        checkpoint.files[name].is_embedding_or_head and shape == tensor.shape
-        for name, shape in shapes.items()
-    )
+def _names(data: Any) -> set[str]:
+    return {str(name) for name in data} if isinstance(data, list) else set()
 
 
-def _made_of_several(
-    checkpoint: PackedCheckpoint, source: ModelSource, tensors: list[StoredTensor]
-) -> dict[str, ParameterSource]:
-    """Tensors that the source does not have, and that transformers makes of those it has."""
-    names = {tensor.name for tensor in tensors}
-    unknown = {n for n in (*checkpoint.weights, *checkpoint.plain_names()) if n not in names}
-    if not unknown:
-        return {}
-    try:
-        sources = find_sources(skeleton(source), tensors)
-    except ModelError:
-        return {}  # then they are reported as not of the source
-    return {name: its for name, its in sources.items() if name in unknown}
+def _compare(checkpoint: PackedCheckpoint, source: ModelSource, changed: set[str]) -> list[str]:
+    """Hold what is packed against the source, parameter by parameter, as a model loads them."""
+    tensors, damaged = list_tensors(source.weight_files)
+    problems = list(damaged.values())
+    mapped = map_checkpoint(source, tensors)
+    packed = find_sources(mapped.module, _as_dense(checkpoint))
+    used = {t.name for its in mapped.sources.values() for t, _ in its.tensors}
+    found = {t.name for its in packed.values() for t, _ in its.tensors}
+    seen: set[int] = set()
+    for name, its in mapped.sources.items():
+        if id(its) in seen:
+            continue
+        seen.add(id(its))
+        if name in packed:
+            problems += _compare_one(checkpoint, packed[name], its, source, changed)
+        else:
+            problems.append(f"{its.stored.name} of {source.name} is missing")
+    for tensor in tensors:
+        if tensor.name in used or tensor.name not in checkpoint.files:
+            if tensor.name not in used:
+                problems.append(f"{tensor.name} of {source.name} is missing")
+            continue
+        if sha256_of(read_raw(checkpoint.files[tensor.name])) != sha256_of(read_raw(tensor)):
+            problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
+    known = found | {tensor.name for tensor in tensors}
+    present = (*checkpoint.weights, *checkpoint.plain_names())
+    return problems + [f"{name} is not in {source.name}" for name in present if name not in known]
+
+
+def _as_dense(checkpoint: PackedCheckpoint) -> list[StoredTensor]:
+    """The packed tensors by name and shape as if they were dense."""
+    return [
+        replace(checkpoint.files[name], shape=checkpoint.weights[name].shape)
+        if name in checkpoint.weights
+        else checkpoint.files[name]
+        for name in (*checkpoint.weights, *checkpoint.plain_names())
+    ]
+
+
+def _compare_one(
+    checkpoint: PackedCheckpoint,
+    packed: ParameterSource,
+    its: ParameterSource,
+    source: ModelSource,
+    changed: set[str],
+) -> list[str]:
+    """What is wrong with one parameter: its shape, or its numbers where they are dense."""
+    ours = {tensor.name: tensor for tensor, _ in packed.tensors}
+    theirs = {tensor.name: tensor for tensor, _ in its.tensors}
+    if its.joined and packed.joined:
+        # Made of the same tensors on both sides: those are compared one by one.
+        pairs = [(name, theirs[name], ours.get(name)) for name in theirs]
+    elif its.joined:
+        return _compare_made(checkpoint, its, packed.stored.name)
+    else:
+        pairs = [(packed.stored.name, its.stored, packed.stored)]
+    problems = []
+    for name, tensor, found in pairs:
+        if found is None:
+            problems.append(f"{name} of {source.name} is missing")
+        elif found.shape != tensor.shape:
+            problems.append(
+                f"{name} has the shape {list(found.shape)}, in {source.name} {list(tensor.shape)}"
+            )
+        elif name in checkpoint.weights or name in changed:
+            continue
+        elif sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
+            problems.append(f"{name} is not quantized and yet not that of {source.name}")
+    return problems
 
 
 def _compare_made(checkpoint: PackedCheckpoint, its: ParameterSource, name: str) -> list[str]:
+    """What is wrong with a parameter that the source has in parts."""
     try:
         value = its.read()
     except ModelError as error:
@@ -311,44 +361,3 @@ def _compare_made(checkpoint: PackedCheckpoint, its: ParameterSource, name: str)
     if stored is None and sha256_of(read_raw(checkpoint.files[name])) != sha256_of(value):
         return [f"{name} is not quantized and yet not what the source's tensors make"]
     return []
-
-
-def _names(data: Any) -> set[str]:
-    return {str(name) for name in data} if isinstance(data, list) else set()
-
-
-def _compare(checkpoint: PackedCheckpoint, source: ModelSource, changed: set[str]) -> list[str]:
-    tensors, damaged = list_tensors(source.weight_files)
-    problems = list(damaged.values())
-    made = _made_of_several(checkpoint, source, tensors)
-    used = {tensor.name for its in made.values() for tensor, _ in its.tensors}
-    for name, its in made.items():
-        problems += _compare_made(checkpoint, its, name)
-    for tensor in tensors:
-        stored = checkpoint.weights.get(tensor.name)
-        found = checkpoint.files.get(tensor.name)
-        if found is None and (tensor.name in used or _is_tied(checkpoint, tensor)):
-            continue
-        if found is None:
-            problems.append(f"{tensor.name} of {source.name} is missing")
-        elif stored is not None and stored.shape != tensor.shape:
-            problems.append(
-                f"{tensor.name} has the shape {list(stored.shape)}, in {source.name} "
-                f"{list(tensor.shape)}"
-            )
-        elif tensor.name in changed:
-            if found.shape != tensor.shape:
-                problems.append(f"{tensor.name} has another shape than in {source.name}")
-        elif stored is None and sha256_of(read_raw(found)) != sha256_of(read_raw(tensor)):
-            problems.append(f"{tensor.name} is not quantized and yet not that of {source.name}")
-    shapes_gone = {tensor.shape for tensor in tensors if tensor.name not in checkpoint.files}
-    known = {tensor.name for tensor in tensors} | made.keys()
-    tied = {n for n, w in checkpoint.weights.items() if w.shape in shapes_gone}
-    tied |= {
-        name
-        for name, file in checkpoint.files.items()
-        if file.is_embedding_or_head and file.shape in shapes_gone
-    }
-    present = (*checkpoint.weights, *checkpoint.plain_names())
-    extra = [name for name in present if name not in known and name not in tied]
-    return problems + [f"{name} is not in {source.name}" for name in extra]

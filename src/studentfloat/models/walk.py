@@ -16,6 +16,10 @@ from studentfloat.records import SkippedTensor
 
 __all__ = ["WeightKind", "WeightSite", "walk_weights"]
 
+# Experts whose matrices are stacked in one of two dimensions: by class and parameter, whether
+# each is transposed, so that numbers are summed up along the rows.
+_STACKED_EXPERTS = {"DbrxExpertGLU": {"w1": False, "v1": False, "w2": True}}
+
 
 class WeightKind(Enum):
     """How a weight is multiplied by, which decides along which axis numbers are summed up."""
@@ -176,8 +180,9 @@ def _kind(
         return WeightKind.CONVOLUTION
     if is_weight and _is_gpt2_conv1d(module):
         return WeightKind.TRANSPOSED_LINEAR
-    if parameter.dim() == 3 and _is_fused_experts(module):
-        transposed = bool(getattr(module, "is_transposed", False))
+    stacked = _STACKED_EXPERTS.get(type(module).__name__, {}).get(name.rpartition(".")[2])
+    if stacked is not None or (parameter.dim() == 3 and _is_fused_experts(module)):
+        transposed = stacked or bool(getattr(module, "is_transposed", False))
         return WeightKind.TRANSPOSED_EXPERTS if transposed else WeightKind.EXPERTS
     return f"{parameter.dim()}-D parameter of {type(module).__name__}, which is no linear layer"
 

@@ -15,7 +15,7 @@ from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR,
 
 if TYPE_CHECKING:
     from studentfloat.quantize.packing import pack_codes, unpack_codes
-    from studentfloat.quantize.parts import InputScale, LowRank, Outliers
+    from studentfloat.quantize.parts import InputScale, LowRank, Offsets, Outliers
     from studentfloat.quantize.rounding.gptq import GPTQResult, gptq
     from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
     from studentfloat.quantize.scales import block_scales
@@ -33,6 +33,7 @@ __all__ = [
     "InputScale",
     "LowRank",
     "Method",
+    "Offsets",
     "Outliers",
     "QuantizedTensor",
     "QuantizedWeight",
@@ -57,6 +58,7 @@ _HOMES = {
     "gptq": "rounding.gptq",
     "InputScale": "parts",
     "LowRank": "parts",
+    "Offsets": "parts",
     "Outliers": "parts",
     "QuantizedWeight": "weight",
 }

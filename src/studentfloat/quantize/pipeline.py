@@ -10,7 +10,7 @@ from torch import Tensor
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, without_inputs
 from studentfloat.quantize.parts import InputTransform
-from studentfloat.quantize.parts.registry import PARTS
+from studentfloat.quantize.parts.registry import in_order
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.state import SharedInput, WeightState
 from studentfloat.quantize.weight import QuantizedWeight
@@ -91,10 +91,8 @@ def _transforms(method: Method, shared: SharedInput) -> Iterator[InputTransform]
 
 def _put_together(state: WeightState) -> QuantizedWeight:
     assert state.base is not None
-    order = list(PARTS)
-    corrections = sorted(state.corrections, key=lambda part: order.index(part.spec.kind))
     # Inputs meet the last part first.
-    return QuantizedWeight(state.base, (*corrections, *reversed(state.transforms)))
+    return QuantizedWeight(state.base, (*in_order(state.parts), *reversed(state.transforms)))
 
 
 def _idle_experts(inputs: InputStatistics | None) -> list[str]:

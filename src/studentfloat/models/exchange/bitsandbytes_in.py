@@ -24,7 +24,7 @@ from studentfloat.formats import Format
 from studentfloat.models.exchange.blocks import imported_record, packed_tensor
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION, read_raw
-from studentfloat.models.skeleton import StoredSite, sites_of_checkpoint
+from studentfloat.models.skeleton import Piece, pieces_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, list_sound_tensors
 from studentfloat.progress import Progress, silent
@@ -180,16 +180,18 @@ def _read_state(tensor: StoredTensor) -> _State:
 
 def _sites(
     source: ModelSource, files: Mapping[str, StoredTensor], states: Mapping[str, _State]
-) -> dict[str, StoredSite]:
+) -> dict[str, Piece]:
     """How the model multiplies by each weight; its dense shape stands in for the codes."""
     dense = [
         StoredTensor(name, "F32", state.shape, files[name].shard, 0, 0)
         for name, state in states.items()
     ]
-    sites, unknown = sites_of_checkpoint(source, dense, embeddings=True, head=True)
-    for skip in unknown:
-        raise ModelError(f"{skip.name} of {source.name} cannot be packed: {skip.reason}")
-    return sites
+    pieces, _ = pieces_of_checkpoint(source, dense, embeddings=True, head=True, whole=False)
+    for piece in pieces:
+        if piece.kind is None or piece.source is not None:
+            reason = piece.reason or "transformers makes it of several tensors"
+            raise ModelError(f"{piece.name} of {source.name} cannot be packed: {reason}")
+    return {piece.parts[0].name: piece for piece in pieces}
 
 
 def _shape_in_model(shape: tuple[int, ...], orientation: Orientation) -> tuple[int, ...]:

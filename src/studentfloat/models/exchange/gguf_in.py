@@ -18,6 +18,12 @@ from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
 from studentfloat.models.cache import sha256_of_files
 from studentfloat.models.exchange.blocks import imported_record, packed_tensor
 from studentfloat.models.exchange.gguf_blocks import BLOCK_TYPES
+from studentfloat.models.exchange.gguf_metadata import (
+    ROPE_FACTORS,
+    check_rope,
+    check_whole,
+    rope_of,
+)
 from studentfloat.models.exchange.gguf_names import Architecture, architecture_of, tensor_names
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION
@@ -102,13 +108,15 @@ def _open(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise MissingDependencyError.for_extra("gguf", "models") from error
     try:
-        return GGUFReader(path)
+        reader = GGUFReader(path)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {path}") from error
     except Exception as error:
         # On a file of any bytes the reader raises whatever its parsing runs into.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path} is not a sound GGUF file: {reason}") from error
+    check_whole(reader, path.name)
+    return reader
 
 
 def _companions(path: Path, place: Path, reader: Any) -> ModelSource:
@@ -138,7 +146,11 @@ def _companions(path: Path, place: Path, reader: Any) -> ModelSource:
     size = reader.get_field(f"{architecture}.attention.key_length")
     if size is not None:
         data["head_dim"] = int(size.contents())
+    rope = rope_of(reader, config, path.name)
+    if rope is not None:
+        data["rope_parameters"] = rope
     (place / "config.json").write_text(json.dumps(data, indent=1, default=str))
+    check_rope(reader, place, path.name)
     return ModelSource(str(path), place, f"GGUF file {path.name}")
 
 
@@ -153,6 +165,8 @@ def _tensors(reader: Any, source: ModelSource, architecture: Architecture) -> li
     ours = {theirs: name for name, theirs in tensor_names(shapes, architecture, layers).items()}
     found = []
     for tensor in reader.tensors:
+        if tensor.name == ROPE_FACTORS:
+            continue  # it is in the configuration
         name = ours.get(tensor.name)
         shape = tuple(int(size) for size in reversed(tensor.shape))
         if name is None:

@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studentfloat.errors import SchemeError
+from studentfloat.errors import ModelError, SchemeError
 from studentfloat.models.quiet import quiet_transformers
 
-__all__ = ["model_metadata", "rope_factors"]
+__all__ = [
+    "ROPE_FACTORS",
+    "check_rope",
+    "check_whole",
+    "model_metadata",
+    "rope_factors",
+    "rope_of",
+]
+
+ROPE_FACTORS = "rope_freqs.weight"
+"""The tensor that llama.cpp divides the angular frequencies by."""
 
 _ROPES = ("default", "linear", "llama3")
 
@@ -87,6 +97,121 @@ def rope_factors(directory: Path) -> npt.NDArray[np.float32] | None:
     blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
     divisors: npt.NDArray[np.float32] = (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
     return divisors
+
+
+def _rope_of_factors(
+    factors: npt.NDArray[np.float32], theta: float, where: str
+) -> dict[str, Any] | None:
+    """The inverse of :func:`rope_factors`: transformers' ``rope_parameters`` of type "llama3".
+
+    The divisors fix the scaling up to a common factor of its two bounds and the original
+    context; with Llama 3.1's own bounds, 1 and 4, where those fit.
+
+    Parameters
+    ----------
+    factors
+        Of shape ``(head_dim / 2,)``.
+    theta
+        The rope's base.
+    where
+        The file, for messages.
+
+    Returns
+    -------
+    dict or None
+        None where nothing is scaled.
+
+    Raises
+    ------
+    ModelError
+        If they are no such scaling.
+    """
+    divisors = factors.astype(np.float64)
+    greatest = float(divisors.max())
+    if not np.isfinite(divisors).all() or divisors.min() <= 0:
+        raise ModelError(f"{where}: {ROPE_FACTORS} holds what is no divisor of a frequency")
+    if np.allclose(divisors, 1.0):
+        return None
+    frequencies = theta ** (-np.arange(len(divisors)) / len(divisors))
+    blend = (1 / divisors - 1 / greatest) / (1 - 1 / greatest)
+    inside = (blend > 1e-3) & (blend < 1 - 1e-3)
+    turns = 2 * math.pi / frequencies[inside]
+    if not inside.any():
+        raise ModelError(f"{where}: {ROPE_FACTORS} has a step, which is no scaling known here")
+    low, high = 1.0, 4.0
+    contexts = (low + blend[inside] * (high - low)) * turns
+    if not np.allclose(contexts, contexts[0], rtol=1e-2):
+        slope, offset = np.polyfit(frequencies[inside], blend[inside], 1)
+        high = 1 - 1 / float(offset)
+        contexts = np.array([2 * math.pi * float(slope) * (high - low)])
+    return {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": float(np.float32(greatest)),
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": round(float(np.median(contexts))),
+    }
+
+
+def rope_of(reader: Any, config: Any, name: str) -> dict[str, Any] | None:
+    """The ``rope_parameters`` of a file that has :data:`ROPE_FACTORS`; None for one without.
+
+    Raises
+    ------
+    ModelError
+        If they are no scaling that transformers has.
+    """
+    factors = _factors(reader)
+    if factors is None:
+        return None
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        raise ModelError(f"{name} has {ROPE_FACTORS}, and its architecture has no rope for it")
+    return _rope_of_factors(factors, float(rope["rope_theta"]), name)
+
+
+def _factors(reader: Any) -> Any:
+    found = next((t for t in reader.tensors if t.name == ROPE_FACTORS), None)
+    return None if found is None else np.array(found.data, dtype=np.float32).reshape(-1)
+
+
+def check_rope(reader: Any, directory: Path, name: str) -> None:
+    """Refuse a configuration that does not give back the very factors that the file has.
+
+    Raises
+    ------
+    ModelError
+        If there are factors, and those of the ``config.json`` in `directory` are others.
+    """
+    factors = _factors(reader)
+    if factors is None:
+        return
+    ours = rope_factors(directory)
+    ours = np.ones_like(factors) if ours is None else ours
+    if ours.shape != factors.shape or not np.allclose(ours, factors, rtol=1e-4):
+        raise ModelError(
+            f"{name} scales its rope by {ROPE_FACTORS} as no scaling known to transformers does"
+        )
+
+
+def check_whole(reader: Any, where: str) -> None:
+    """Refuse one part of a model that was split over several files.
+
+    Raises
+    ------
+    ModelError
+        That says how parts become one file.
+    """
+    field = reader.get_field("split.count")
+    count = 1 if field is None else int(field.contents())
+    if count > 1:
+        number = reader.get_field("split.no")
+        which = "a part" if number is None else f"part {int(number.contents()) + 1}"
+        raise ModelError(
+            f"{where} is {which} of {count} and not the whole model: "
+            "`llama-gguf-split --merge FIRST-PART WHOLE.gguf` makes one file of them"
+        )
 
 
 def _config(directory: Path) -> Any:

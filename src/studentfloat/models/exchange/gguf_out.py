@@ -18,7 +18,7 @@ from studentfloat.models.exchange.gguf_blocks import (
     fitting_type,
     split_blocks,
 )
-from studentfloat.models.exchange.gguf_metadata import model_metadata, rope_factors
+from studentfloat.models.exchange.gguf_metadata import ROPE_FACTORS, model_metadata, rope_factors
 from studentfloat.models.exchange.gguf_names import Architecture, architecture_of, tensor_names
 from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
@@ -100,7 +100,7 @@ def _write(
 
     factors = rope_factors(checkpoint.directory)
     if factors is not None:
-        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
     for entry in entries:
         shape = _byte_shape(checkpoint, entry)
         size = int(np.prod(shape))

@@ -10,6 +10,7 @@ walk parts and know none by name; a new one is a module here and a line in
 
 from studentfloat.quantize.parts.input_scale import InputScale
 from studentfloat.quantize.parts.low_rank import LowRank
+from studentfloat.quantize.parts.offsets import Offsets
 from studentfloat.quantize.parts.outliers import Outliers
 from studentfloat.quantize.parts.part import (
     Correction,
@@ -28,6 +29,7 @@ __all__ = [
     "InputTransform",
     "LowRank",
     "MatrixSpec",
+    "Offsets",
     "Outliers",
     "Part",
     "PartSpec",

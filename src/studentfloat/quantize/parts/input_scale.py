@@ -61,6 +61,8 @@ class InputScale(InputTransform):
 
     scale: Tensor
 
+    kind: ClassVar[str] = InputScaleSpec.kind
+
     @property
     def spec(self) -> InputScaleSpec:
         return InputScaleSpec()

@@ -121,6 +121,8 @@ class LowRank(Correction):
     left: Tensor | QuantizedTensor
     right: Tensor | QuantizedTensor
 
+    kind: ClassVar[str] = LowRankSpec.kind
+
     @property
     def rank(self) -> int:
         """Columns of `left`."""

@@ -83,6 +83,8 @@ class Outliers(Correction):
     positions: Tensor
     values: Tensor
 
+    kind: ClassVar[str] = OutliersSpec.kind
+
     @property
     def spec(self) -> OutliersSpec:
         return OutliersSpec(self.positions.numel(), dtype_name(self.values.dtype))

@@ -197,6 +197,9 @@ class Part(ABC):
     `shape` is everywhere that of the weight's matrix, ``(..., out_features, in_features)``.
     """
 
+    kind: ClassVar[str]
+    """That of its :attr:`spec`."""
+
     @property
     @abstractmethod
     def spec(self) -> PartOfWeightSpec:

@@ -76,6 +76,8 @@ class InputRotation(InputTransform):
 
     rotation: Rotation
 
+    kind: ClassVar[str] = InputRotationSpec.kind
+
     @property
     def spec(self) -> InputRotationSpec:
         return InputRotationSpec(self.rotation.block, self.rotation.seed)

@@ -56,8 +56,9 @@ class Gptq(Step):
             keep=state.keep,
             name=state.name,
         )
-        state = replace(state, base=result.tensor, notes=(*state.notes, *result.notes))
-        if state.keep is None:
-            return state
-        kept = state.weight if result.kept is None else result.kept
-        return state.corrected(set_aside(kept, state.keep))
+        parts = state.parts
+        if state.keep is not None:
+            whole = state.weight if result.kept is None else result.kept
+            parts = (*parts, set_aside(whole, state.keep))
+        notes = (*state.notes, *result.notes)
+        return replace(state, base=result.tensor, parts=parts, notes=notes)

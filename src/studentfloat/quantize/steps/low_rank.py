@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from studentfloat.quantize.steps.step import Stage, Step, number
@@ -52,6 +52,5 @@ class CorrectLowRank(Step):
         residual = state.weight - state.base.dequantize()
         if state.keep is not None:
             residual = residual.masked_fill(state.keep, 0)
-        return state.corrected(
-            low_rank_correction(residual, self.rank, state.inputs, bits=self.bits)
-        )
+        found = low_rank_correction(residual, self.rank, state.inputs, bits=self.bits)
+        return replace(state, parts=(*state.parts, found))

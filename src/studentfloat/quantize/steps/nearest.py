@@ -39,5 +39,5 @@ class Nearest(Step):
             )
         else:
             base = quantize(state.rest, state.scheme, weights=weights, name=state.name)
-        state = replace(state, base=base)
-        return state if state.keep is None else state.corrected(set_aside(state.weight, state.keep))
+        kept = () if state.keep is None else (set_aside(state.weight, state.keep),)
+        return replace(state, base=base, parts=(*state.parts, *kept))

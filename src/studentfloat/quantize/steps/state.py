@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
-from studentfloat.quantize.parts import Correction, InputTransform
+from studentfloat.quantize.parts import InputTransform, Part
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.step import Step
 from studentfloat.quantize.tensor import QuantizedTensor
@@ -66,8 +66,10 @@ class WeightState:
         bool, of the weight's shape: what is kept aside in 16 bits.
     row_tables
         Codebooks of the rows' own.
-    base, corrections
-        What is found so far of the quantized weight; corrections in any order.
+    base
+        Codes and scales, once the weight is rounded.
+    parts
+        What is stored beside them, in the order in which steps found it.
     notes
         In words, what a reader of the result must know.
     """
@@ -81,12 +83,8 @@ class WeightState:
     keep: Tensor | None = None
     row_tables: Tensor | None = None
     base: QuantizedTensor | None = None
-    corrections: tuple[Correction, ...] = ()
+    parts: tuple[Part, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def corrected(self, correction: Correction) -> WeightState:
-        """The same with one more correction."""
-        return replace(self, corrections=(*self.corrections, correction))
 
     @property
     def rest(self) -> Tensor:
