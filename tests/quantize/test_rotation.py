@@ -186,3 +186,14 @@ def test_what_was_really_done_is_said(method, width, said) -> None:
 def test_spellings_that_cannot_be(method, said) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_method(method)
+
+
+def test_compiled_graphs_hold_it_as_one_operator() -> None:
+    rotation = Rotation(48, 16, 3)
+    compiled = torch.compile(lambda x: rotate(x, rotation), fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 48, requires_grad=True)
+    got = compiled(x)
+    torch.testing.assert_close(got, rotate(x, rotation))
+    weight = torch.randn(3, 48)
+    (got * weight).sum().backward()
+    torch.testing.assert_close(x.grad, rotate(weight, rotation, inverse=True))
