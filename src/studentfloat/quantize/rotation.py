@@ -23,7 +23,8 @@ def rotate(x: Tensor, rotation: Rotation, *, inverse: bool = False) -> Tensor:
         Floating point, of shape ``(..., width)``, on any device. Gradients flow.
     """
     if torch.compiler.is_compiling():
-        return _operator(x, rotation.width, rotation.block, rotation.seed, inverse)
+        held: Tensor = _operator(x, rotation.width, rotation.block, rotation.seed, inverse)
+        return held
     if x.requires_grad and torch.is_grad_enabled():
         if x.dtype == torch.float64:
             return _in_torch(x, rotation, inverse=inverse)
