@@ -14,16 +14,29 @@
         └── MissingDependencyError       an optional package or tool that is not installed
 
 Messages are one line, name the offending value, and say what would be right.
-The command line prints them as they are, without a traceback.
+The command line prints them as they are, without a traceback. What a file put into a name and
+no terminal should be sent (line breaks, escape sequences, halves of characters) is escaped.
 """
 
 from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Text on one line: all that is not printable escaped as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 class StudentFloatError(Exception):
     """Base of all exceptions raised on purpose by studentfloat."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(StudentFloatError, ValueError):

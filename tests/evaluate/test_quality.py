@@ -9,6 +9,7 @@ import torch
 from studentfloat.errors import ConfigError, DataError
 from studentfloat.evaluate import OriginalOutputs, cut_windows, load_text, quality, score_windows
 from studentfloat.models import find_model, load_model, walk_weights
+from studentfloat.models.text import load_calibration_text
 from tests import tiny
 
 
@@ -151,3 +152,12 @@ def test_overflow_is_named(models) -> None:
     with pytest.raises(DataError, match="NaN or infinity on window 1"):
         OriginalOutputs(model, windows)
     norm.data.copy_(kept)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path) -> None:
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_bytes("Łódź\r\nand more".encode())
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load_text(marked).content == "Łódź\nand more"
+    assert load_text(marked).sha256 == load_text(plain).sha256
+    assert load_calibration_text(marked).sha256 == load_calibration_text(plain).sha256

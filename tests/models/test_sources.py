@@ -16,6 +16,7 @@ from studentfloat.models import (
     quantize_checkpoint,
 )
 from studentfloat.models.cache import build_once
+from studentfloat.models.skeleton import skeleton
 from studentfloat.quantize import Scheme
 from tests import tiny
 
@@ -222,3 +223,30 @@ def test_cache_directories_are_whole_or_not_there(tmp_path) -> None:
     built = build_once(tmp_path / "target", lambda d: (d / "whole").touch())
     assert (built / "whole").exists()
     assert build_once(tmp_path / "target", fails) == built
+
+
+@pytest.mark.parametrize("layers", [100_000, -1])
+def test_more_layers_than_the_files_hold_are_refused_at_once(llama_directory, layers) -> None:
+    file = llama_directory / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    with pytest.raises(ModelError, match=f"has {layers} as num_hidden_layers and 20 tensors"):
+        find_model(str(llama_directory))
+    inner = {"text_config": {**config, "num_hidden_layers": layers}}
+    file.write_text(json.dumps({**config, **inner}))
+    with pytest.raises(ModelError, match="they do not belong together"):
+        find_model(str(llama_directory))
+
+
+def test_an_architecture_is_a_model_and_nothing_else_of_transformers(llama_directory) -> None:
+    file = llama_directory / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "architectures": ["Trainer", "LlamaForCausalLM"]}))
+    assert type(skeleton(find_model(str(llama_directory)))).__name__ == "LlamaForCausalLM"
+
+
+def test_an_infinity_that_transformers_writes_is_taken(llama_directory) -> None:
+    file = llama_directory / "config.json"
+    text = file.read_text().rstrip().removesuffix("}")
+    file.write_text(text + ', "time_step_limit": [0.0, Infinity]}')
+    assert find_model(str(llama_directory)).config["time_step_limit"][1] == float("inf")

@@ -78,8 +78,8 @@ def test_a_truncated_shard_costs_only_what_is_cut_off(shard) -> None:
     [
         (b"abc", "only 3 bytes"),
         (struct.pack("<Q", 10**12) + b"{}", "claims"),
-        (struct.pack("<Q", 3) + b"{{{", "not JSON"),
-        (struct.pack("<Q", 2) + b"[]", "no JSON object"),
+        (struct.pack("<Q", 3) + b"{{{", "not valid JSON"),
+        (struct.pack("<Q", 2) + b"[]", "not JSON: it must begin with a brace"),
     ],
 )
 def test_a_damaged_header_is_told_and_other_shards_are_read(

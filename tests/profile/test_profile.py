@@ -307,14 +307,14 @@ def test_a_file_of_several_models_needs_a_name(small, tmp_path) -> None:
 def test_a_field_that_is_malformed_is_told_in_a_line(small, key, value) -> None:
     data = profile_to_json(small)
     data["tensors"][0][key] = value
-    with pytest.raises(FailureError, match=r"x\.json is a damaged profile"):
+    with pytest.raises(FailureError, match=rf"x\.json: tensors\[0\]\.(laws\.)?{key} must be a "):
         profile_from_json(data, "x.json")
 
 
 def test_degrees_of_freedom_that_are_no_number_are_told_in_a_line(small) -> None:
     data = profile_to_json(small)
     data["tensors"][0]["student_t"]["degrees_of_freedom"] = "abc"
-    with pytest.raises(FailureError, match=r"damaged profile: .*'abc'"):
+    with pytest.raises(FailureError, match=r"student_t\.degrees_of_freedom must .*'abc'"):
         profile_from_json(data)
 
 

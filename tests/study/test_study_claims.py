@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from studentfloat.study.sweep import claims as module
-from studentfloat.study.sweep.claims import Claims, Holder, StoreError
+from studentfloat.study.sweep.claims import NOBODY, Claims, Holder, StoreError
 
 TAKE_AND_DIE = """
 import os, signal, sys
@@ -169,3 +169,73 @@ def test_where_nothing_can_be_written(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot claim"):
         Claims(tmp_path / "file").take("cell")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"\xff", b"[" * 100_000, b'{"host": 1}'])
+def test_a_claim_without_readable_content_is_judged_by_its_age(tmp_path, content: bytes) -> None:
+    claims = Claims(tmp_path, patience=100)
+    path = tmp_path / "cell"
+    path.write_bytes(content)
+    assert claims.holder("cell") == NOBODY
+    assert claims.break_dead("cell") is None
+    assert not claims.take("cell")
+    os.utime(path, (time.time() - 150,) * 2)
+    assert claims.break_dead("cell") == NOBODY
+    assert claims.take("cell")
+
+
+def test_a_frozen_process_of_this_machine_loses_its_claim(tmp_path) -> None:
+    frozen, other = Claims(tmp_path), Claims(tmp_path, patience=100)
+    assert frozen.take("cell")
+    os.utime(tmp_path / "cell", (time.time() - 50,) * 2)
+    assert other.break_dead("cell") is None
+    os.utime(tmp_path / "cell", (time.time() - 150,) * 2)
+    holder = other.break_dead("cell")
+    assert holder == Holder.this()
+    assert holder.is_here
+    assert not holder.is_dead()
+    assert other.take("cell")
+    frozen.release("cell")  # it comes back: the claim is another's now
+    assert other.names() == {"cell"}
+
+
+def test_on_a_host_that_tells_nothing_of_its_processes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_machine", lambda: "")
+    monkeypatch.setattr(module, "_started", lambda pid: None)
+    mine, other = Claims(tmp_path), Claims(tmp_path, patience=100)
+    assert mine.take("cell")
+    assert not Holder.this().is_dead()
+    assert other.break_dead("cell") is None
+    os.utime(tmp_path / "cell", (time.time() - 150,) * 2)
+    assert other.break_dead("cell") == Holder.this()
+    assert other.take("cell")
+
+
+def test_a_claim_of_a_clock_that_was_set_back_is_dead(tmp_path) -> None:
+    elsewhere(tmp_path, age=-50)
+    assert Claims(tmp_path, patience=100).break_dead("cell") is None
+    elsewhere(tmp_path, age=-1000)
+    assert Claims(tmp_path, patience=100).break_dead("cell") is not None
+
+
+def test_a_full_disk_leaves_no_empty_claim(tmp_path, monkeypatch) -> None:
+    """Where there are no links, the claim is made before it has content."""
+
+    def refuse(source, target) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def full(self, mode="r", **options):
+        stream = real_open(self, mode, **options)
+        if mode == "x":
+            stream.write = broken
+        return stream
+
+    def broken(text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    real_open = Path.open
+    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreError, match="No space left"):
+        Claims(tmp_path).take("cell")
+    assert not list(tmp_path.iterdir())

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from studentfloat.study.sweep.claims import PATIENCE, Claims
+from studentfloat.study.sweep.compute import Laboratory
 from studentfloat.study.sweep.drive import RunSettings, begin_study, run_study
+from studentfloat.study.sweep.options import WorkSettings
 from studentfloat.study.sweep.store import Store, StoreError
 from studentfloat.study.sweep.study_file import read_study_file
-from studentfloat.study.sweep.worker import work
+from studentfloat.study.sweep.worker import Worked, work
 from tests.study.studies import (
     CELLS,
     cells_of,
@@ -180,3 +184,60 @@ def test_a_cell_that_kills_its_workers_ends_as_failed(study, tmp_path) -> None:
     store.forget_failures({cell.address})
     store.note_death(cell)
     assert store.failed() == set()
+
+
+class Frozen:
+    """A laboratory that is frozen in the middle of one cell, which others do meanwhile."""
+
+    def __init__(self, meanwhile, address: str, ending: Exception | None) -> None:
+        self._real = None
+        self._meanwhile, self._address, self._ending = meanwhile, address, ending
+
+    def __call__(self, *arguments) -> Frozen:
+        self._real = Laboratory(*arguments)
+        return self
+
+    @property
+    def model(self) -> str | None:
+        return self._real.model
+
+    def leave(self) -> None:
+        self._real.leave()
+
+    def compute(self, cell):
+        done = self._real.compute(cell)
+        if cell.address == self._address:
+            self._meanwhile()
+            if self._ending is not None:
+                raise self._ending
+            return replace(done, notes=("late",))
+        return done
+
+
+@pytest.mark.parametrize("ending", [None, ZeroDivisionError("late")])
+def test_the_result_of_a_worker_that_was_frozen_too_long_is_discarded(
+    study, undisturbed, tmp_path, ending
+) -> None:
+    plan = begin_study(read_study_file(study), tmp_path)
+    address = plan.cells[2].address
+    claim = tmp_path / "claims" / address
+
+    def meanwhile() -> None:
+        # No sign of life for the documented 120 seconds.
+        os.utime(claim, (time.time() - PATIENCE + 5,) * 2)
+        other = Claims(claim.parent)
+        assert other.break_dead(address) is None
+        os.utime(claim, (time.time() - PATIENCE - 5,) * 2)
+        others.append(work(tmp_path))
+
+    others: list[Worked] = []
+    worked = work(tmp_path, WorkSettings(beat=1e9), Frozen(meanwhile, address, ending))
+    (other,) = others
+    assert (worked.computed + other.computed, worked.failed + other.failed) == (CELLS, 0)
+    assert cells_of(tmp_path) == undisturbed
+    assert [line["cell"] for line in events(tmp_path, "dead")] == [address]
+    assert Store(tmp_path).failed() == set()
+    assert not list(tmp_path.glob("deaths/*"))
+    late = [line["cell"] for line in events(tmp_path, "late")]
+    assert late == ([] if ending else [address])
+    assert Store(tmp_path).claims().names() == set()

@@ -54,6 +54,7 @@ def derive(
     `studentfloat compare --formats fmt.toml` then tells whether it was worth it.
     """
     import json
+    import re
 
     from studentfloat.formats import format_to_toml, save_format
     from studentfloat.profile.derive import DeriveOptions, derive_formats
@@ -73,7 +74,9 @@ def derive(
         click.echo(json.dumps(data, indent=1))
     for name, derived in formats.items():
         if output is not None:
-            path = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output
+            # Names of layers and kinds come from the profile's file.
+            safe = re.sub(r"[^\w.+-]+", "-", name)
+            path = output.with_name(f"{output.stem}-{safe}{output.suffix}") if name else output
             save_format(derived, path)
             click.echo(f"{derived.name}: {derived.description}: {path}", err=as_json)
         elif not as_json:

@@ -11,6 +11,7 @@ from keyword import iskeyword
 import click
 
 from studentfloat import __version__
+from studentfloat.cli.terminal import write_what_can_be_shown
 from studentfloat.errors import FailureError, StudentFloatError
 
 __all__ = ["cli", "main"]
@@ -68,6 +69,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    write_what_can_be_shown()
     sys.exit(_run(lambda: cli.main(standalone_mode=False)))
 
 

@@ -166,11 +166,13 @@ def export(directory: Path, target: str, output: Path | None, quiet: bool) -> No
 @click.option("--settings", default="{}", hidden=True)
 def work(directory: Path, settings: str) -> int:
     """One worker on the study in DIRECTORY, until no cell is left: what executors start."""
+    from studentfloat.errors import ConfigError
     from studentfloat.study.sweep.options import WorkSettings
     from studentfloat.study.sweep.worker import work as loop
+    from studentfloat.untrusted import parse_json, typed
 
-    given = json.loads(settings)
-    worked = loop(directory, WorkSettings(**{**given, "only": tuple(given.get("only", ()))}))
+    given = parse_json(settings, "--settings", error=ConfigError)
+    worked = loop(directory, typed(WorkSettings, given, where="--settings", error=ConfigError))
     click.echo(f"{worked.computed} cells computed, {worked.failed} failed")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
@@ -22,6 +21,7 @@ from studentfloat.formats.trellis import (
     Trellis,
 )
 from studentfloat.formats.vectors import E8Lattice, Points, Stage, VectorFormat
+from studentfloat.untrusted import parse_toml, shown
 
 __all__ = ["code_from_toml", "code_to_toml", "resolve_code"]
 
@@ -73,10 +73,7 @@ def code_from_toml(text: str, *, where: str = "TOML text") -> AnyFormat:
     FormatError
         On anything but a sound code; unknown keys are named with the nearest right one.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FormatError(f"{where} is not valid TOML: {error}") from error
+    data = parse_toml(text, where, error=FormatError)
     kind = data.get("kind")
     if kind is None:
         return format_from_toml(text, where=where)
@@ -88,7 +85,7 @@ def code_from_toml(text: str, *, where: str = "TOML text") -> AnyFormat:
     except FormatError as error:
         told = str(error)
         raise FormatError(told if told.startswith(where) else f"{where}: {told}") from error
-    raise FormatError(f"{where} has the kind {kind!r}: 'trellis', 'vectors', or none")
+    raise FormatError(f"{where} has the kind {shown(kind)}: 'trellis', 'vectors', or none")
 
 
 def resolve_code(name_or_file: str | os.PathLike[str] | AnyFormat) -> AnyFormat:

@@ -280,17 +280,36 @@ def library_from_groups(
         units = _Units.of(group)
         energies = {g.arguments[0]: g for g in group.each("power_lut_template") if g.arguments}
         for cell in group.each("cell"):
+            if not cell.arguments:
+                raise FailureError(f"library {_title(group)} has a cell without a name")
             if cell.arguments[0] in cells:
                 raise FailureError(
-                    f"cell {cell.arguments[0]} of library {group.arguments[0]} was in a file "
+                    f"cell {cell.arguments[0]} of library {_title(group)} was in a file "
                     "before: give each cell once, and one corner and threshold only"
                 )
-            cells[cell.arguments[0]] = _cell(cell, units, {**templates, **energies})
-    voltage = float(groups[0].attributes.get("nom_voltage", "1.0"))
-    names = "+".join(group.arguments[0] for group in groups)
+            try:
+                cells[cell.arguments[0]] = _cell(cell, units, {**templates, **energies})
+            except (ValueError, LookupError, ArithmeticError) as error:
+                # Numbers and names that are none, in any of the many places of a cell.
+                raise FailureError(
+                    f"cell {cell.arguments[0]} of library {_title(group)} cannot be read: {error}"
+                ) from error
+    voltage = _real(groups[0].attributes.get("nom_voltage", "1.0"), "nom_voltage")
+    names = "+".join(map(_title, groups))
     library = Library(names, cells, voltage, area_unit, files)
     _check(library)
     return library
+
+
+def _title(library: Group) -> str:
+    return library.arguments[0] if library.arguments else "without a name"
+
+
+def _real(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise FailureError(f"Liberty {what} {text!r} is not a number") from None
 
 
 def _check(library: Library) -> None:
@@ -339,7 +358,7 @@ def _quantity(text: str, unit: str) -> float:
     match = re.fullmatch(rf"\s*([\d.eE+-]*)\s*([munpf]?){unit}\s*", text.lower())
     if not match:
         raise FailureError(f"Liberty unit {text!r} is none of a number of {unit} with a prefix")
-    return float(match[1] or 1) * _PREFIX[match[2]]
+    return _real(match[1] or "1", f"unit {text!r}:") * _PREFIX[match[2]]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studentfloat.errors import MissingDependencyError, ModelError
+from studentfloat.errors import ModelError, StudentFloatError
 from studentfloat.models.exchange.gguf_metadata import (
     ROPE_FACTORS,
     check_rope,
     check_whole,
     rope_of,
 )
+from studentfloat.models.gguf_file import open_gguf
 from studentfloat.models.quiet import quiet_transformers
 
 __all__ = ["CONVERSION", "convert_gguf", "quantization_of_gguf"]
@@ -32,19 +33,11 @@ def quantization_of_gguf(path: Path) -> str:
     ModelError
         If it is no GGUF file or a damaged one.
     """
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError.for_extra("gguf", "models") from error
-    try:
-        reader = GGUFReader(path)
-        counts: dict[str, int] = {}
-        for tensor in reader.tensors:
-            if len(tensor.shape) > 1:
-                kind = tensor.tensor_type.name
-                counts[kind] = counts.get(kind, 0) + int(tensor.n_elements)
-    except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not a sound GGUF file: {_one_line(error)}") from error
+    counts: dict[str, int] = {}
+    for tensor in open_gguf(path).tensors:
+        if len(tensor.shape) > 1:
+            kind = tensor.tensor_type.name
+            counts[kind] = counts.get(kind, 0) + int(tensor.n_elements)
     return ", ".join(sorted(counts, key=lambda kind: -counts[kind]))
 
 
@@ -63,11 +56,10 @@ def convert_gguf(
         Called with the model before it is written, to change it in place.
     """
     import torch
-    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, name = str(path.parent), path.name
-    reader = GGUFReader(path)
+    reader = open_gguf(path)
     check_whole(reader, name)
     try:
         with quiet_transformers():
@@ -80,7 +72,10 @@ def convert_gguf(
             change(model)
             _save(model, directory, rope)
             tokenizer.save_pretrained(directory)
-    except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
+    except StudentFloatError:
+        raise
+    except Exception as error:
+        # transformers raises whatever it meets; the user needs the file and the reason.
         raise ModelError(f"cannot read the GGUF file {path}: {_one_line(error)}") from error
     check_rope(reader, directory, name)
 

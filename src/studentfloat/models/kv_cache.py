@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ConfigError, ModelError
+from studentfloat.models.cache_states import CacheStates, Handed, State, handed_cache
 from studentfloat.quantize.rounding.nearest import fake_quantize
 from studentfloat.quantize.scheme import ROW, ScaleDtype, Scheme, replace_scheme
 
@@ -133,13 +134,16 @@ class KVCacheReport:
 def quantized_kv_cache(model: nn.Module, how: KVCacheScheme) -> Iterator[KVCacheReport]:
     """A transformers model whose attention reads old keys and values rounded.
 
-    Each query sees what a cache would hold at its time, so that one pass over a long window
-    and generation token by token give the same numbers.
+    Generation may do what it likes with its cache: reorder it (beams), cut it (prompt lookup),
+    copy it (branches of a prefix), keep up to eight (sequences in turns). Each query sees what
+    a cache would hold at its time, so that one pass over a long window and generation token by
+    token give the same numbers.
 
     Raises
     ------
     ModelError
-        If the model's attention is not of transformers' kind.
+        If the model's attention is not of transformers' kind; from the model, if its cache is
+        no ``DynamicCache`` or holds tokens that came before, or too long ago.
     """
     config: Any = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
@@ -165,12 +169,12 @@ class _Attention:
 
     def __init__(self, model: nn.Module, how: KVCacheScheme) -> None:
         self._how = how
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
         self._outputs: dict[int, list[Tensor]] = {}
         self._before_rotation: dict[int, bool] = {}
-        self._past: dict[int, tuple[Tensor, Tensor]] = {}
-        self._states: dict[int, tuple[Tensor, Tensor]] = {}
+        self._handed: dict[int, Handed | None] = {}
+        self._states = CacheStates()
         self._counted: set[int] = set()
         self.report = KVCacheReport()
 
@@ -179,7 +183,7 @@ class _Attention:
         """Hooks on whatever is handed rotations: they say how keys were turned."""
         with ExitStack() as stack:
             for module in model.modules():
-                handle = module.register_forward_pre_hook(self._note_rotation, with_kwargs=True)
+                handle = module.register_forward_pre_hook(self._note_call, with_kwargs=True)
                 stack.callback(handle.remove)
                 if module is not model and list(module.children()):
                     for child in module.children():
@@ -187,8 +191,9 @@ class _Attention:
                         stack.callback(hook.remove)
             yield
 
-    def _note_rotation(self, module: nn.Module, _args: Any, kwargs: Any) -> None:
+    def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._outputs.pop(id(module), None)
+        self._handed[id(module)] = handed_cache(module, (*args, *kwargs.values()))
         rotation = kwargs.get("position_embeddings")
         if isinstance(rotation, tuple) and len(rotation) == 2:
             self._rotations[id(module)] = rotation
@@ -214,8 +219,8 @@ class _Attention:
             raise ModelError("attention with learned sinks is not simulated with a quantized cache")
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         self._count(module, key, value)
-        key, value = self._whole(module, query.shape[-2], key, value)
-        tokens = key.shape[-2]
+        state = self._whole(module, query.shape[-2], key, value)
+        key, value, tokens = state.keys, state.values, state.tokens
         positions = torch.arange(tokens - query.shape[-2], tokens, device=query.device)
         old_keys = self._how.old_keys(positions, tokens)
         old_values = self._how.old_values(positions, tokens)
@@ -224,7 +229,7 @@ class _Attention:
         def spread(states: Tensor) -> Tensor:
             return states.repeat_interleave(groups, dim=1)
 
-        rounded = spread(self._rounded_keys(module, key)).transpose(-1, -2)
+        rounded = spread(self._rounded_keys(state)).transpose(-1, -2)
         scores = torch.where(
             old_keys, query @ rounded * scale, query @ spread(key).transpose(-1, -2) * scale
         )
@@ -245,53 +250,65 @@ class _Attention:
         self.report.bytes_per_token += self._how.bits_per_token(heads, channels) / 8
         self.report.bytes_per_token_16bit += heads * (channels + value.shape[-1]) * 2
 
-    def _whole(
-        self, module: nn.Module, fresh: int, key: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """All keys and values since the sequence began, those too that a sliding cache dropped.
+    def _whole(self, module: nn.Module, fresh: int, key: Tensor, value: Tensor) -> State:
+        """All keys and values since the sequences began, and what turned the keys.
 
-        Dropped ones are masked; but groups of keys are rounded whole.
+        Those too that a sliding cache dropped: they are masked, but groups of keys are rounded
+        whole.
         """
-        past = self._states.get(id(module))
-        if fresh < key.shape[-2] and past is not None:
-            key = torch.cat([past[0], key[..., -fresh:, :]], dim=-2)
-            value = torch.cat([past[1], value[..., -fresh:, :]], dim=-2)
-        self._states[id(module)] = (key, value)
-        return key, value
+        held = key.shape[-2] - fresh
+        handed = self._handed.get(id(module))
+        if handed is None and held:
+            raise ModelError(f"{self._name(module)} has a key-value cache that it is not handed")
+        past = 0 if handed is None else handed.tokens
+        if past < held:
+            raise ModelError(f"{self._name(module)} shares the cache of another: not simulated")
+        rotation = self._rotation(module, key[..., held:, :])
+        state = State(key, value, rotation)
+        if past and not (past == held and rotation is None):
+            new = State(key[..., held:, :], value[..., held:, :], rotation)
+            found = self._states.find(module, key[..., :held, :], past)
+            if past == held:
+                state = State(key, value, found.turned_on(rotation))
+            else:
+                state = found.followed_by(new)
+        if handed is not None:
+            self._states.keep(module, state, handed)
+        return state
 
-    def _rounded_keys(self, module: nn.Module, key: Tensor) -> Tensor:
-        rotation = self._rotation(module, key)
-        if rotation is None or self._how.rotated:
-            return self._how.round_keys(key)
-        cos, sin = rotation
-        return _rotate(self._how.round_keys(_unrotate(key, cos, sin)), cos, sin)
+    def _rounded_keys(self, state: State) -> Tensor:
+        if state.rotation is None:
+            return self._how.round_keys(state.keys)
+        cos, sin = state.rotation
+        return _rotate(self._how.round_keys(_unrotate(state.keys, cos, sin)), cos, sin)
 
-    def _rotation(self, module: nn.Module, key: Tensor) -> tuple[Tensor, Tensor] | None:
-        """cos and sin of all cached positions, if keys were turned by them and nothing else."""
-        fresh = self._rotations.get(id(module))
-        if fresh is None:
+    def _rotation(self, module: nn.Module, fresh: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of the fresh keys, if they were turned by them and nothing else."""
+        given = self._rotations.get(id(module))
+        if given is None or self._how.rotated or self._before_rotation.get(id(module)) is False:
             return None
-        cos, sin = (part[:, None] if part.dim() == 3 else part for part in fresh)
-        past = self._past.get(id(module))
-        if past is not None and cos.shape[-2] < key.shape[-2]:
-            cos, sin = (torch.cat([a, b], dim=-2) for a, b in zip(past, (cos, sin), strict=True))
-        if cos.shape[-2] != key.shape[-2]:
-            raise ModelError("the cache holds tokens whose rotation was not seen: begin anew")
-        self._past[id(module)] = (cos, sin)
+        cos, sin = (part[:, None] if part.dim() == 3 else part for part in given)
+        if cos.shape[-2] != fresh.shape[-2]:
+            raise ModelError(
+                f"{self._name(module)} turns {cos.shape[-2]} of {fresh.shape[-2]} fresh keys: not "
+                "simulated"
+            )
         if id(module) not in self._before_rotation:
-            plain = _unrotate(key, cos, sin)
+            plain = _unrotate(fresh, cos, sin)
             flat = plain.transpose(1, 2).reshape(-1)
             sound = any(
                 output.numel() == flat.numel() and _close(output, plain, flat)
                 for output in self._outputs.pop(id(module), [])
             )
             self._before_rotation[id(module)] = sound
-            if not sound and not self._how.rotated:
-                name = self._names.get(id(module), type(module).__name__)
-                self.report.notes[name] = (
+            if not sound:
+                self.report.notes[self._name(module)] = (
                     "keys are rounded after rotation: no module gives them before it"
                 )
         return (cos, sin) if self._before_rotation[id(module)] else None
+
+    def _name(self, module: nn.Module) -> str:
+        return self._names.get(id(module), type(module).__name__)
 
 
 def _widened(mask: Tensor, tokens: int) -> Tensor:

@@ -25,6 +25,7 @@ from studentfloat.quantize.scheme_json import (
 )
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
+from studentfloat.untrusted import read_json, table
 
 __all__ = [
     "CONFIG_KEY",
@@ -53,7 +54,6 @@ LAYOUT_KEYS = (
 INDEX = "model.safetensors.index.json"
 
 _DECIDES_NOTHING = ("_name_or_path", "transformers_version")
-_LARGEST_JSON = 256 << 20
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -295,16 +295,5 @@ def _shards(directory: Path) -> list[Path]:
 
 
 def _read_table(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _LARGEST_JSON:
-            raise ModelError(
-                f"{file} has {file.stat().st_size} bytes, too many for a configuration"
-            )
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON: {str(error)[:120]}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is not a JSON object")
-    return data
+    # As transformers reads them: some of its configurations have Infinity.
+    return table(read_json(file, error=ModelError, lenient=True), str(file), error=ModelError)

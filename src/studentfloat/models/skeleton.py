@@ -393,7 +393,8 @@ def share_tied_parameters(model: nn.Module) -> None:
 def _class(transformers: Any, config: Any, source: ModelSource) -> Any:
     names = getattr(config, "architectures", None) or []
     for name in names:
-        if (exact := getattr(transformers, str(name), None)) is not None:
+        exact = getattr(transformers, str(name), None)
+        if isinstance(exact, type) and issubclass(exact, transformers.PreTrainedModel):
             return exact(config)
     causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     automatic = transformers.AutoModelForCausalLM if causal else transformers.AutoModel

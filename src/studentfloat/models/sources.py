@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import struct
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,20 +16,26 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.cache import build_once, cache_directory, sha256_of, sha256_of_files
+from studentfloat.models.safetensors_header import read_header
 from studentfloat.models.side_files import decides_outputs, side_files
 from studentfloat.models.stream import model_files
+from studentfloat.untrusted import read_json, table
 
 __all__ = ["ModelSource", "Trust", "find_model"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LAYERS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers"),
+    *("encoder_layers", "decoder_layers", "depth", "num_encoder_layers"),
+)
+_FEW_LAYERS = 256
 _STEMS = ("model.safetensors", "pytorch_model.bin")
 # Weights in formats of other frameworks, which a snapshot from the hub does without.
 _NOT_FETCHED = (
     *("*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "*.ot", "*.mlmodel"),
     *("*consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", ".*"),
 )
-_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -263,8 +267,20 @@ def _check_weights(source: ModelSource) -> None:
         raise ModelError(
             f"model {source.name} lacks {len(missing)} of {len(shards)} shards: {missing[0]}"
         )
-    for shard in shards:
-        _check_shard(shard)
+    tensors = sum(len(read_header(shard)) for shard in shards)
+    _check_layers(source, tensors)
+
+
+def _check_layers(source: ModelSource, tensors: int) -> None:
+    """Refuse more layers than tensors: building them would take memory and hours."""
+    tables = [source.config, *(t for t in source.config.values() if isinstance(t, dict))]
+    for key, value in ((key, given.get(key)) for given in tables for key in _LAYERS):
+        # A few may share their weights, as ALBERT's do.
+        if isinstance(value, int) and not 0 <= value <= max(tensors, _FEW_LAYERS):
+            raise ModelError(
+                f"model {source.name} has {value} as {key} and {tensors} tensors in its files: "
+                "they do not belong together"
+            )
 
 
 def _explain_missing_weights(source: ModelSource) -> None:
@@ -288,41 +304,6 @@ def _files(directory: Path, pattern: str) -> list[Path]:
     return sorted(file for file in directory.glob(pattern) if file.is_file())
 
 
-def _check_shard(shard: Path) -> None:
-    """A safetensors file's header must describe just the bytes that are there."""
-    try:
-        _check_header(shard, shard.stat().st_size)
-    except OSError as error:
-        raise ModelError(f"the shard {shard} cannot be read: {error.strerror}") from error
-
-
-def _check_header(shard: Path, size: int) -> None:
-    with shard.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise ModelError(f"the shard {shard} is damaged: it has only {size} bytes")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(size - 8, _LARGEST_HEADER):
-            raise ModelError(
-                f"the shard {shard} is damaged: its header claims {length} bytes of {size}"
-            )
-        try:
-            header = json.loads(stream.read(length))
-            ends = [
-                int(entry["data_offsets"][1])
-                for key, entry in header.items()
-                if key != "__metadata__"
-            ]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(f"the shard {shard} is damaged: its header cannot be read") from error
-    wanted = 8 + length + max(ends, default=0)
-    if wanted != size:
-        raise ModelError(
-            f"the shard {shard} is damaged: its header describes {wanted} bytes, "
-            f"the file has {size}"
-        )
-
-
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     if not file.is_file():
@@ -331,10 +312,5 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is not a JSON object")
-    return data
+    # As transformers reads them: some of its configurations have Infinity.
+    return table(read_json(file, error=ModelError, lenient=True), str(file), error=ModelError)

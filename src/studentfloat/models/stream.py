@@ -7,10 +7,8 @@ any size can be read. A damaged shard costs its own tensors and no others.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from studentfloat.errors import FailureError, ModelError
+from studentfloat.errors import ModelError
 from studentfloat.models.cache import sha256_of
 from studentfloat.models.roles import layer_of, role_of
-from studentfloat.records import read_json
+from studentfloat.models.safetensors_header import read_header
+from studentfloat.untrusted import read_json, shown, table, typed
 
 __all__ = [
     "StoredTensor",
@@ -144,10 +143,10 @@ def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]
     damaged: dict[str, str] = {}
     for shard in shards:
         try:
-            tensors += _of_shard(shard)
+            tensors += _of_shard(shard, whole=False)
         except ModelError as error:
             damaged[shard.name] = str(error)
-    return sorted(tensors, key=lambda tensor: natural_order(tensor.name)), damaged
+    return _in_order(tensors), damaged
 
 
 def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
@@ -156,12 +155,10 @@ def list_sound_tensors(shards: list[Path]) -> list[StoredTensor]:
     Raises
     ------
     ModelError
-        If a header cannot be used, or two shards hold a tensor of one name; the message names
-        the file.
+        If a header cannot be used, a file is cut, or two shards hold a tensor of one name; the
+        message names the file.
     """
-    tensors, damaged = list_tensors(shards)
-    for reason in damaged.values():
-        raise ModelError(reason)
+    tensors = _in_order([tensor for shard in shards for tensor in _of_shard(shard, whole=True)])
     for one, next_one in pairwise(tensors):
         if one.name == next_one.name:
             raise ModelError(
@@ -209,17 +206,16 @@ def model_files(directory: Path, stem: str = "model.safetensors") -> list[Path]:
     index = directory / f"{stem}.index.json"
     if not index.is_file():
         return []
-    try:
-        data = read_json(index)
-    except (FailureError, RecursionError) as error:
-        raise ModelError(f"{index} cannot be read: {' '.join(str(error).split())[:160]}") from error
-    weight_map = data.get("weight_map") if isinstance(data, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{index} is damaged: its 'weight_map' is no table of names")
-    names = sorted({str(name) for name in weight_map.values()})
+    data = table(read_json(index, error=ModelError), str(index), error=ModelError)
+    where = f"{index} is damaged: its weight_map"
+    weight_map = typed(dict[str, str], data.get("weight_map"), where=where, error=ModelError)
+    if not weight_map:
+        raise ModelError(f"{where} is empty")
+    names = sorted(set(weight_map.values()))
     for name in names:
-        if Path(name).name != name or Path(name).suffix != Path(stem).suffix:
-            raise ModelError(f"{index} names {name!r}, which is not a shard beside it")
+        sound = name.isprintable() and Path(name).name == name
+        if not sound or Path(name).suffix != Path(stem).suffix:
+            raise ModelError(f"{index} names {shown(name)}, which is not a shard beside it")
     return [directory / name for name in names]
 
 
@@ -240,52 +236,12 @@ def natural_order(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
-def _of_shard(shard: Path) -> list[StoredTensor]:
-    header, start = _header(shard)
+def _of_shard(shard: Path, *, whole: bool) -> list[StoredTensor]:
     return [
-        _entry(shard, name, entry, start)
-        for name, entry in header.items()
-        if name != "__metadata__"
+        StoredTensor(e.name, e.dtype, e.shape, shard, e.begin, e.end - e.begin)
+        for e in read_header(shard, whole=whole)
     ]
 
 
-def _header(shard: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header and where the data begin."""
-    try:
-        size = shard.stat().st_size
-        with shard.open("rb") as stream:
-            start = stream.read(8)
-            if len(start) < 8:
-                raise ModelError(f"the shard {shard.name} is damaged: it has only {size} bytes")
-            (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, _LARGEST_HEADER):
-                raise ModelError(
-                    f"the shard {shard.name} is damaged: its header claims {length} bytes of {size}"
-                )
-            header = json.loads(stream.read(length))
-    except OSError as error:
-        raise ModelError(f"cannot read the shard {shard}: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"the shard {shard.name} is damaged: its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"the shard {shard.name} is damaged: its header is no JSON object")
-    return header, 8 + length
-
-
-def _entry(shard: Path, name: str, entry: Any, start: int) -> StoredTensor:
-    try:
-        dtype = str(entry["dtype"])
-        shape = tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the shard {shard.name} is damaged: its header's entry for {name} cannot be read"
-        ) from error
-    width = _FLOAT_DTYPES.get(dtype)
-    sound = 0 <= begin <= end and min(shape, default=1) >= 0
-    if not sound or (width is not None and end - begin != width * math.prod(shape)):
-        raise ModelError(
-            f"the shard {shard.name} is damaged: its header gives {name} {end - begin} bytes "
-            f"for {dtype} of shape {list(shape)}"
-        )
-    return StoredTensor(name, dtype, shape, shard, start + begin, end - begin)
+def _in_order(tensors: list[StoredTensor]) -> list[StoredTensor]:
+    return sorted(tensors, key=lambda tensor: natural_order(tensor.name))

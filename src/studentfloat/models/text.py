@@ -101,6 +101,8 @@ def _whole_shares(shares: Sequence[float], count: int) -> list[int]:
 def load_text(path: str | Path | None = None) -> EvaluationText:
     """Read a text file in UTF-8, a data set, or one of the standard texts.
 
+    A byte-order mark at the beginning is no part of the text.
+
     Parameters
     ----------
     path
@@ -116,7 +118,7 @@ def load_text(path: str | Path | None = None) -> EvaluationText:
         If the file or data set cannot be read, is not text, or is empty.
     """
     if isinstance(path, str) and path.startswith(HUB_PREFIX):
-        content = read_data_set(parse_data_set(path), _LARGEST_TEXT)
+        content = read_data_set(parse_data_set(path), _LARGEST_TEXT).removeprefix("\ufeff")
         return EvaluationText(content, f"data set {path.removeprefix(HUB_PREFIX)}")
     if path is None or (str(path) in STANDARD_TEXTS and not Path(path).exists()):
         return EvaluationText(*standard_text(EVALUATION_TEXTS[0] if path is None else str(path)))

@@ -8,23 +8,24 @@ from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.records import (
-    Histogram,
-    LawFit,
-    LawFits,
     Profile,
-    ProfileSummary,
-    QuantilePairs,
-    SkippedTensor,
     TensorProfile,
     read_json,
+    record_from_json,
     record_to_json,
 )
 from studentfloat.statistics import LAWS
+from studentfloat.untrusted import shown, table, typed
 
 __all__ = ["SEVERAL", "profile_from_json", "profile_to_json", "read_profile", "tensor_from_json"]
 
 SEVERAL = "profiles/1"
 """Schema of a file with the profiles of several models."""
+
+_LAWS_KEYS = (
+    *LAWS,
+    *("best", "runner_up", "best_p_value", "best_is_significant", "ks_difference", "notes"),
+)
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -92,70 +93,50 @@ def profile_from_json(data: Any, where: str = "the data") -> Profile:
     wanted = f"{Profile.KIND}/{Profile.VERSION}"
     if schema != wanted:
         raise FailureError(f"{where} is no profile: its schema is {schema!r}, not {wanted!r}")
-    try:
-        known = {key: value for key, value in data.items() if key != "schema"}
-        return Profile(
-            **{
-                **known,
-                "tensors": tuple(tensor_from_json(tensor) for tensor in data["tensors"]),
-                "summary": tuple(ProfileSummary(**row) for row in data["summary"]),
-                "skipped": tuple(
-                    SkippedTensor(**{**row, "shape": tuple(row["shape"])})
-                    for row in data["skipped"]
-                ),
-                "cautions": tuple(data["cautions"]),
-                "notes": tuple(data["notes"]),
-                "windows": tuple(data.get("windows", ())),
-            }
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FailureError(f"{where} is a damaged profile: {error}") from error
+    tensors = table(data, where).get("tensors")
+    if not isinstance(tensors, list):
+        raise FailureError(f"{where}: tensors must be a list, not {shown(tensors)}")
+    rows = [_nested(row, f"{where}: tensors[{i}]") for i, row in enumerate(tensors)]
+    return record_from_json(Profile, {**data, "tensors": rows}, where=where)
 
 
-def tensor_from_json(data: dict[str, Any]) -> TensorProfile:
-    """One tensor back from JSON."""
-    rest = dict(data)
-    fitted = rest.pop("fitted")
-    flat = {
-        key: rest.pop(key)
-        for key in (*LAWS, "best", "runner_up", "best_p_value", "best_is_significant",
-                    "ks_difference", "notes")
-        if key in rest
-    }  # fmt: skip
-    laws = None
-    if flat.get("best") is not None:
-        laws = _laws({**flat, "count": fitted})
-    histogram, quantiles = rest.pop("histogram"), rest.pop("quantiles")
-    return TensorProfile(
-        **{
-            **rest,
-            "shape": tuple(rest["shape"]),
-            "laws": laws,
-            "blocks": _laws(rest["blocks"]) if rest["blocks"] else None,
-            "channels": _laws(rest["channels"]) if rest["channels"] else None,
-            "histogram": Histogram(**{**histogram, "counts": tuple(histogram["counts"])})
-            if histogram
-            else None,
-            "quantiles": QuantilePairs(**{key: tuple(row) for key, row in quantiles.items()})
-            if quantiles
-            else None,
-        }
-    )
+def tensor_from_json(data: Any, where: str = "a tensor's profile") -> TensorProfile:
+    """One tensor back from JSON.
+
+    Raises
+    ------
+    FailureError
+        If a field is missing or of another type; the message names it.
+    """
+    return typed(TensorProfile, _nested(data, where), where=where)
 
 
-def _laws(data: dict[str, Any]) -> LawFits:
-    fits = {name: _law(data[name], is_t=name == "student_t") for name in LAWS}
-    return LawFits(**{**data, **fits, "notes": tuple(data["notes"])})
+def _nested(data: Any, where: str) -> dict[str, Any]:
+    """A tensor's laws under one key again, as the record has them."""
+    rest = dict(table(data, where))
+    laws = {key: rest.pop(key) for key in _LAWS_KEYS if key in rest}
+    laws["count"] = rest.pop("fitted", None)
+    rest["laws"] = _with_infinities(laws) if laws.get("best") is not None else None
+    return rest | {key: _with_infinities(rest.get(key)) for key in ("blocks", "channels")}
 
 
-def _law(data: dict[str, Any], *, is_t: bool) -> LawFit:
-    fields = dict(data)
-    if is_t:  # JSON has no infinity: null is the normal end of the range
-        interval = fields["degrees_of_freedom_interval"]
-        fields["degrees_of_freedom"] = _or_infinity(fields["degrees_of_freedom"])
-        fields["degrees_of_freedom_interval"] = tuple(_or_infinity(end) for end in interval)
-    return LawFit(**fields)
+def _with_infinities(laws: Any) -> Any:
+    """JSON has no infinity: null is the normal end of Student's t's range."""
+    fit = laws.get("student_t") if isinstance(laws, dict) else None
+    if not isinstance(fit, dict):
+        return laws
+    ends = fit.get("degrees_of_freedom_interval")
+    return {
+        **laws,
+        "student_t": {
+            **fit,
+            "degrees_of_freedom": _or_infinity(fit.get("degrees_of_freedom")),
+            "degrees_of_freedom_interval": list(map(_or_infinity, ends))
+            if isinstance(ends, list)
+            else ends,
+        },
+    }
 
 
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else float(value)
+def _or_infinity(value: Any) -> Any:
+    return math.inf if value is None else value

@@ -12,6 +12,7 @@ from studentfloat.models.sources import ModelSource
 from studentfloat.profile.files import tensor_from_json, tensor_to_json
 from studentfloat.profile.settings import ProfileSettings
 from studentfloat.records import TensorProfile
+from studentfloat.untrusted import parse_json, read_text
 
 __all__ = ["Journal"]
 
@@ -29,13 +30,14 @@ class Journal:
             for file in source.weight_files
         ]
         wanted = {"files": files, "settings": json.loads(json.dumps(asdict(settings)))}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = read_text(path).splitlines() if path.is_file() else []
         if lines and _parsed(lines[0]) == wanted:
             for line in lines[1:]:
-                data = _parsed(line)
-                if data is not None:  # the last line of a run that was killed may be cut
-                    self.done[data["name"]] = tensor_from_json(data)
-            path.write_text("".join(f"{line}\n" for line in lines if _parsed(line) is not None))
+                tensor = _tensor(line)
+                if tensor is not None:  # the last line of a run that was killed may be cut
+                    self.done[tensor.name] = tensor
+            sound = [lines[0], *(line for line in lines[1:] if _tensor(line) is not None)]
+            path.write_text("".join(f"{line}\n" for line in sound), encoding="utf-8")
         else:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +52,16 @@ class Journal:
                 stream.write(json.dumps(tensor_to_json(profile)) + "\n")
 
 
+def _tensor(line: str) -> TensorProfile | None:
+    data = _parsed(line)
+    try:
+        return None if data is None else tensor_from_json(data)
+    except FailureError:
+        return None
+
+
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except ValueError:
+        return parse_json(line, "journal")
+    except FailureError:
         return None

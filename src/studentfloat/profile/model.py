@@ -36,6 +36,7 @@ from studentfloat.statistics import (
     sketch_blocks,
     sketch_rows,
 )
+from studentfloat.untrusted import read_json, table, typed
 
 __all__ = ["profile_model"]
 
@@ -173,8 +174,9 @@ def _missing_shards(source: ModelSource, seen: set[str]) -> list[str]:
     if not index.is_file():
         return []
     try:
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        data = table(read_json(index), index.name)
+        wanted = set(typed(dict[str, str], data.get("weight_map"), where=index.name).values())
+    except FailureError:
         return [f"{index.name} cannot be read: whether shards are missing is not known"]
     return [f"the shard {name} is missing" for name in sorted(wanted - seen)]
 

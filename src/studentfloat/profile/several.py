@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from studentfloat.profile.model import profile_model
 from studentfloat.profile.settings import ActivationSettings, ProfileSettings
 from studentfloat.progress import Progress
 from studentfloat.records import Profile
+from studentfloat.untrusted import read_toml
 
 __all__ = ["ProfileResult", "models_in", "profile_models", "result_to_json", "settings_of"]
 
@@ -80,12 +80,7 @@ def models_in(path: Path) -> tuple[list[str], dict[str, str]]:
     ConfigError
         If the file is not one.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FailureError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = read_toml(path, error=ConfigError, unreadable=FailureError)
     networks = data.get("network")
     sound = isinstance(networks, list) and all(map(_is_network, networks))
     if not networks or not sound:

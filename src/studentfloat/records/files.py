@@ -7,9 +7,9 @@ import json
 import math
 import os
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
+from studentfloat import untrusted
 from studentfloat.errors import FailureError
 from studentfloat.records.temporary import temporary_beside
 
@@ -61,14 +61,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises
     ------
     FailureError
-        If it cannot be read or is not JSON; the message names the file.
+        If it cannot be read or is not JSON with bounds (see
+        :func:`studentfloat.untrusted.parse_json`); the message names the file.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FailureError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise FailureError(f"{path} is not valid JSON: {error}") from error
+    return untrusted.read_json(path)
 
 
 def record_to_json(record: Any) -> dict[str, Any]:
@@ -86,40 +82,18 @@ def record_from_json(kind: type[T], data: Any, *, where: str = "record") -> T:
     Raises
     ------
     FailureError
-        If `data` is no such record; the message says what is wrong and where.
+        If `data` is no such record, or a field of it is missing or of another type; the message
+        names the field.
     """
     if hasattr(kind, "KIND"):
         wanted, found = f"{kind.KIND}/{kind.VERSION}", _get(data, "schema")  # type: ignore[attr-defined]
         if found != wanted:
             raise FailureError(f"{where} is of schema {found!r}, this version reads {wanted!r}")
-    try:
-        return cast(T, _build(kind, data))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise FailureError(f"{where} is not a sound {kind.__name__}: {error}") from error
+    return untrusted.typed(kind, data, where=where)
 
 
 def _get(data: Any, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
-
-
-def _build(kind: Any, data: Any) -> Any:
-    """`data` as `kind`: a record class, a tuple, a union with None, or a plain type."""
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(  # type: ignore[operator]
-            **{
-                f.name: _build(hints[f.name], data[f.name])
-                for f in dataclasses.fields(kind)
-                if f.name in data
-            }
-        )
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return tuple(_build(parts[0], item) for item in data)
-    if origin is UnionType and NoneType in parts:
-        inner = [part for part in parts if part is not NoneType]
-        return None if data is None or len(inner) > 1 else _build(inner[0], data)
-    return data
 
 
 def _plain(value: Any) -> Any:

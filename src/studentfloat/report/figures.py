@@ -8,6 +8,7 @@ static figure comes from the same specification.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,9 @@ def save_figures(figures: Sequence[Figure], directory: Path) -> list[Path]:
     written = []
     for figure in figures:
         spec = _static(figure.described)
-        svg, png = directory / f"{figure.key}.svg", directory / f"{figure.key}.png"
+        # Parts of keys come from the records' file.
+        name = re.sub(r"[^\w.+-]+", "-", figure.key)
+        svg, png = directory / f"{name}.svg", directory / f"{name}.png"
         words = html.escape(spec["description"], quote=True)
         drawn = vl_convert.vegalite_to_svg(spec)
         drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)

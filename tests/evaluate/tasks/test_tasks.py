@@ -284,7 +284,7 @@ UNEVEN = {"text": ["a", "b"], "label": ["A"]}
     [
         ("piqa", "", "is empty: it has no items for task piqa"),
         ("piqa", "\n \n", "is empty"),
-        ("piqa", "{", "line 1 is not JSON"),
+        ("piqa", "{", "line 1 is not valid JSON"),
         ("piqa", f"{row(PIQA)}\n\n[1]", "line 3 is no JSON object"),
         ("piqa", row(PIQA, sol2=None), "line 1 has no field 'sol2': task piqa needs goal, sol1"),
         ("piqa", row(PIQA, label=2), "the field 'label' is 2, not a whole number from 0 to 1"),
@@ -316,7 +316,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path) -> None:
         loaded(str(tmp_path), "piqa")
     (tmp_path / "piqa").mkdir()
     (tmp_path / "piqa" / "validation.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"is not UTF-8 \(byte 0\)"):
+    with pytest.raises(DataError, match=r"is not UTF-8 text \(byte 0\)"):
         loaded(str(tmp_path), "piqa")
 
 

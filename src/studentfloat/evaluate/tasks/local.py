@@ -9,10 +9,13 @@ from typing import Any
 
 from studentfloat.errors import DataError
 from studentfloat.evaluate.tasks.definitions import TaskDefinition
+from studentfloat.untrusted import parse_json, read_text
 
 __all__ = ["read_rows", "task_file"]
 
 Row = dict[str, Any]
+
+_LARGEST_SET = 1 << 30
 
 # The official raw file, which other tools keep under the set's own name.
 _WIKITEXT_RAW = "wikitext2/wiki.test.raw"
@@ -44,12 +47,7 @@ def read_rows(file: Path, name: str, definition: TaskDefinition) -> list[Row]:
         If the file cannot be read or has no rows, or a row lacks a field or has a wrong one:
         the message names file, line and field.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start})") from error
+    text = read_text(file, error=DataError, largest=_LARGEST_SET)
     if file.suffix == ".raw":
         rows = [{"page": page} for page in _pages(text)]
     elif file.suffix == ".tsv":
@@ -91,10 +89,7 @@ def _number(text: str) -> float | str:
 
 
 def _parsed(line: str, where: str, name: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}") from None
+    row = parse_json(line, where, error=DataError)
     if not isinstance(row, dict):
         raise DataError(f"{where} is no JSON object: task {name} needs one item a line")
     return row

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
+from studentfloat.errors import ModelError, SchemeError
 from studentfloat.models.cache import sha256_of_files
 from studentfloat.models.exchange.blocks import imported_record, packed_tensor
 from studentfloat.models.exchange.gguf_blocks import BLOCK_TYPES
@@ -25,6 +25,7 @@ from studentfloat.models.exchange.gguf_metadata import (
     rope_of,
 )
 from studentfloat.models.exchange.gguf_names import Architecture, architecture_of, tensor_names
+from studentfloat.models.gguf_file import open_gguf
 from studentfloat.models.pack_writer import PackWriter, Shard
 from studentfloat.models.packed_files import LAYOUT_VERSION
 from studentfloat.models.quiet import quiet_transformers
@@ -103,18 +104,7 @@ def import_gguf(path: Path, directory: Path, progress: Progress = silent) -> Pac
 
 
 def _open(path: Path) -> Any:
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError.for_extra("gguf", "models") from error
-    try:
-        reader = GGUFReader(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"there is no file {path}") from error
-    except Exception as error:
-        # On a file of any bytes the reader raises whatever its parsing runs into.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{path} is not a sound GGUF file: {reason}") from error
+    reader = open_gguf(path)
     check_whole(reader, path.name)
     return reader
 

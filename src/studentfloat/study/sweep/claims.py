@@ -2,9 +2,11 @@
 
 A claim is a file, made by ``link``, which either makes it with its content or finds it there,
 on network file systems too. Its holder touches it every few seconds. A claim is dead if its
-holder was a process of this machine that is no more, or if it was not touched for long; whoever
-finds it so renames it away, and only one can. Nothing depends on claims but that work is not
-done twice: if two compute the same cell after all, both write the same bytes.
+holder was a process of this machine that is no more, or if it was not touched for long, whoever
+holds it: a process may be frozen, a host without ``/proc`` tells nothing of its processes, and a
+claim may have no content that can be read. Whoever finds it dead renames it away, and only one
+can. Nothing depends on claims but that work is not done twice: of two who compute the same cell
+after all, the first one's result stands.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from studentfloat.errors import FailureError
+from studentfloat.untrusted import read_json, typed
 
-__all__ = ["BEAT", "PATIENCE", "Claim", "Claims", "Holder", "StoreError"]
+__all__ = ["BEAT", "NOBODY", "PATIENCE", "Claim", "Claims", "Holder", "StoreError"]
 
 BEAT = 10.0
 """Seconds between two touches of a claim."""
@@ -30,6 +33,7 @@ PATIENCE = 120.0
 """Seconds without a touch after which a claim is dead."""
 
 _WATCH = 1.0
+_LARGEST = 1 << 16
 
 
 class StoreError(FailureError):
@@ -60,11 +64,18 @@ class Holder:
         """The process that asks."""
         return cls(platform.node(), _machine(), os.getpid(), _started(os.getpid()) or "")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is of this machine, and this machine tells of its processes."""
+        return bool(self.machine) and self.machine == _machine()
+
     def is_dead(self) -> bool:
         """Whether it is known to be no more; of other machines nothing is known."""
-        if not self.machine or self.machine != _machine():
-            return False
-        return _started(self.pid) != self.started
+        return self.is_here and _started(self.pid) != self.started
+
+
+NOBODY = Holder("", "", 0, "")
+"""Stands for the holder of a claim that has no content that can be read."""
 
 
 class Claim:
@@ -178,11 +189,12 @@ class Claims:
             raise StoreError(f"cannot read {self.directory}: {error.strerror}") from error
 
     def holder(self, name: str) -> Holder | None:
-        """Who holds a claim; None if nobody does."""
+        """Who holds a claim: None if there is none, :data:`NOBODY` if it does not say."""
+        path = self.directory / name
         try:
-            return Holder(**json.loads((self.directory / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
+            return typed(Holder, read_json(path, largest=_LARGEST), where=str(path))
+        except FailureError:
+            return NOBODY if path.exists() else None
 
     def age(self, name: str) -> float | None:
         """Seconds since a claim was touched, by the clock of the file system; None if gone."""
@@ -201,16 +213,15 @@ class Claims:
             Whose it was; None if it lives, is gone, or another took it away.
         """
         holder = self.holder(name)
-        if holder is None:
+        if holder is None or not (holder.is_dead() or self._is_silent(name)):
             return None
-        if holder.machine == self._holder.machine:
-            if not holder.is_dead():
-                return None
-        else:
-            age = self.age(name)
-            if age is None or age < self._patience:
-                return None
         return holder if self._rename_away(name, holder) else None
+
+    def _is_silent(self, name: str) -> bool:
+        """Whether a claim was not touched for long."""
+        age = self.age(name)
+        # One touched far in the future is of a clock that was set back since.
+        return age is not None and abs(age) >= self._patience
 
     def _rename_away(self, name: str, dead: Holder) -> bool:
         """Rename to a unique name: of several who try, the file system lets one succeed."""
@@ -234,7 +245,7 @@ class Claims:
 
     def _now(self) -> float:
         """The time as the file system has it, which may differ from this machine's."""
-        probe = self.directory / f".clock.{self._holder.host}.{self._holder.pid}"
+        probe = self.directory / f".clock.{secrets.token_hex(6)}"
         probe.touch()
         try:
             return probe.stat().st_mtime
@@ -266,12 +277,18 @@ def _link(source: Path, target: Path) -> bool:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
             raise
     # A file system without links: exclusive creation is as good on all but old NFS.
+    text = source.read_text(encoding="utf-8")
     try:
-        with target.open("x", encoding="utf-8") as stream:
-            stream.write(source.read_text(encoding="utf-8"))
-        return True
+        stream = target.open("x", encoding="utf-8")
     except FileExistsError:
         return False
+    try:
+        with stream:
+            stream.write(text)
+    except OSError:
+        target.unlink(missing_ok=True)  # on a full disk an empty claim would be left
+        raise
+    return True
 
 
 def _machine() -> str:

@@ -331,7 +331,9 @@ class _Model:
             original.save(temporary)
             temporary.rename(target)
         except OSError as error:
-            raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+            # Who was frozen until the claim was taken away comes late: the first stand.
+            if not target.is_dir():
+                raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -160,7 +160,7 @@ class _Reader:
         machines = [
             line["machine"]
             for line in self.store.log_lines()
-            if line.get("event") == "began" and "machine" in line
+            if line["event"] == "began" and isinstance(line.get("machine"), dict)
         ]
         distinct = list({str(sorted(m.items())): m for m in machines}.values())
         known = self.plan.resolution

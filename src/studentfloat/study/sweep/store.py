@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from studentfloat.study.sweep.claims import Claims, StoreError
 from studentfloat.study.sweep.options import StudyOptions
 from studentfloat.study.sweep.plan import PlannedCell
 from studentfloat.study.sweep.resolve import Resolution
+from studentfloat.untrusted import parse_json, table
 
 __all__ = ["Store", "StoreError"]
 
@@ -65,10 +67,10 @@ class Store:
         file = self.root / "resolved.json"
         if not file.is_file():
             raise ConfigError(f"{self.root} holds no study: it has no resolved.json")
-        data = read_json(file)
+        data = table(read_json(file), str(file))
         return (
-            record_from_json(StudyOptions, data["options"], where=str(file)),
-            record_from_json(Resolution, data["resolution"], where=str(file)),
+            record_from_json(StudyOptions, data.get("options"), where=f"{file}: options"),
+            record_from_json(Resolution, data.get("resolution"), where=f"{file}: resolution"),
         )
 
     def holds_study(self) -> bool:
@@ -85,15 +87,24 @@ class Store:
         """Whether a cell is done."""
         return self.cell_file(address).exists()
 
-    def write_cell(self, cell: StudyCell) -> None:
-        """Keep a cell, whole or not at all.
+    def write_cell(self, cell: StudyCell) -> bool:
+        """Keep a cell, whole or not at all, unless it is done: the first result stands.
+
+        Returns
+        -------
+        bool
+            Whether it was kept.
 
         Raises
         ------
         StoreError
             If it cannot be written, such as on a full disk.
         """
-        self._write(lambda: write_json(self.cell_file(cell.address), record_to_json(cell)))
+        file = self.cell_file(cell.address)
+        if self.read_cell(cell.address) is not None:
+            return False
+        self._write(lambda: write_json(file, record_to_json(cell)))
+        return True
 
     def read_cell(self, address: str) -> StudyCell | None:
         """A cell; None if it is not done.
@@ -194,20 +205,26 @@ class Store:
             pass
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
-        """All lines of all workers; what a kill cut short is left out."""
+        """All lines of all workers, each with its event; what a kill cut short is left out."""
         for file in sorted((self.root / "log").glob("*.jsonl")):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    yield json.loads(line)
-                except ValueError:
+                    data = table(parse_json(line, file.name), file.name)
+                except FailureError:
                     continue
+                if isinstance(data.get("event"), str):
+                    yield data
 
     def sweep(self) -> None:
         """Remove what killed writers left behind, long ago."""
         for folder in ("cells/*", "failures", "claims", "shared", "."):
             for file in self.root.glob(f"{folder}/.*"):
                 try:
-                    if file.is_file() and time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
+                    if time.time() - file.stat().st_mtime <= _ABANDONED_SECONDS:
+                        continue
+                    if file.is_dir() and folder == "shared":
+                        shutil.rmtree(file, ignore_errors=True)
+                    elif file.is_file():
                         file.unlink()
                 except OSError:
                     continue

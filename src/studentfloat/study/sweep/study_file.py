@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +22,13 @@ from studentfloat.study.sweep.options import (
     StudyOptions,
     TaskSettings,
 )
+from studentfloat.untrusted import parse_toml, read_text, shown
 
 __all__ = ["parse_study", "read_study_file"]
 
 Reader = Callable[[Any, str], Any]
 _NO_TRUST = Trust()
+_LONGEST_NAME = 100
 
 
 def read_study_file(
@@ -51,12 +52,7 @@ def read_study_file(
     FailureError
         If the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FailureError(f"cannot read the study file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the study file {path} is not UTF-8 text") from error
+    text = read_text(path, what="study file", error=ConfigError, unreadable=FailureError)
     return parse_study(
         text, where=str(path), base=path.parent.absolute(), data=data, trust=trust, stem=path.stem
     )
@@ -82,10 +78,7 @@ def parse_study(
     stem
         The study's name where it gives none.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not valid TOML: {error}") from error
+    raw = parse_toml(text, where, error=ConfigError)
     here = Path() if base is None else base
     fields = _table(raw, _TOP, where)
     fields["exclude"] = tuple(fields.get("exclude", ()))
@@ -113,7 +106,7 @@ def parse_study(
 def _table(given: Any, known: dict[str, Reader], where: str) -> dict[str, Any]:
     """The values of a table, each through its reader; unknown keys are errors."""
     if not isinstance(given, dict):
-        raise ConfigError(f"{where} must be a table, not {given!r}")
+        raise ConfigError(f"{where} must be a table, not {shown(given)}")
     found = {}
     for key, value in given.items():
         if key not in known:
@@ -126,20 +119,31 @@ def _table(given: Any, known: dict[str, Reader], where: str) -> dict[str, Any]:
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where} must be a text, not {value!r}")
+        raise ConfigError(f"{where} must be a text, not {shown(value)}")
     return value
+
+
+def _name(value: Any, where: str) -> str:
+    """A text that can be part of a directory's name."""
+    found = _text(value, where)
+    if not found.isprintable() or len(found) > _LONGEST_NAME or found[0] in ". " or "/" in found:
+        raise ConfigError(
+            f"{where} must be a name for a directory (up to {_LONGEST_NAME} characters, no slash, "
+            f"no dot at its beginning), not {shown(found)}"
+        )
+    return found
 
 
 def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{where} must be true or false, not {value!r}")
+        raise ConfigError(f"{where} must be true or false, not {shown(value)}")
     return value
 
 
 def _whole(least: int) -> Reader:
     def read(value: Any, where: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{where} must be a whole number from {least} up, not {value!r}")
+            raise ConfigError(f"{where} must be a whole number from {least} up, not {shown(value)}")
         return value
 
     return read
@@ -147,7 +151,7 @@ def _whole(least: int) -> Reader:
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ConfigError(f"{where} must be a list, not {value!r}")
+        raise ConfigError(f"{where} must be a list, not {shown(value)}")
     return value
 
 
@@ -220,12 +224,14 @@ def _exclusions(value: Any, where: str) -> list[dict[str, Any]]:
 def _excluded(value: Any, where: str) -> Any:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, bool) or not isinstance(item, (str, int)):
-            raise ConfigError(f"{where} must be a text, a number or a list of those, not {item!r}")
+            raise ConfigError(
+                f"{where} must be a text, a number or a list of those, not {shown(item)}"
+            )
     return value
 
 
 _TOP: dict[str, Reader] = {
-    "name": _text,
+    "name": _name,
     "title": _text,
     "models": _models,
     "formats": _texts,

@@ -165,7 +165,9 @@ class _Loop:
             if dead is not None:
                 broken = True
                 self.say(event="dead", cell=cell.address, holder=vars(dead))
-                self._store.note_death(cell)
+                # One that is frozen did not die of the cell.
+                if dead.is_dead() or not dead.is_here:
+                    self._store.note_death(cell)
         return broken
 
     def _compute(self, cell: PlannedCell) -> None:
@@ -173,17 +175,20 @@ class _Loop:
         self.say(event="cell", cell=cell.address, **_described(cell))
         try:
             done = self._laboratory.compute(cell)
-            self._store.write_cell(done)
+            kept = self._store.write_cell(done)
             self._store.forget_failures({cell.address})
-            self._worked.computed += 1
+            self._worked.computed += kept
             seconds = time.monotonic() - started
-            self.say(event="done", cell=cell.address, seconds=seconds, **_described(cell))
+            # Late is who was frozen until the claim was taken away, and another did the cell.
+            event = "done" if kept else "late"
+            self.say(event=event, cell=cell.address, seconds=seconds, **_described(cell))
         except (StoreError, _Leave):
             raise
         except Exception as error:
             # Whatever it is, it is this cell's; the others must not suffer for it.
-            self._store.write_failure(cell, _in_a_line(error))
-            self._worked.failed += 1
+            if not self._store.has(cell.address):
+                self._store.write_failure(cell, _in_a_line(error))
+                self._worked.failed += 1
             self.say(event="failed", cell=cell.address, error=_in_a_line(error))
             self._laboratory.leave()
             if not self._given_up({cell.address}):
