@@ -48,7 +48,10 @@ def main() -> None:
             save_format(jittered(original, options.jitter, seed), file)
             files.append(str(file))
         result = compare(
-            CompareOptions(formats=(options.format, *files), window_length=512), progress=progress
+            CompareOptions(
+                formats=(options.format, *files), window_length=512, scale_dtype="float32"
+            ),
+            progress=progress,
         )
     for row in result.formats:
         print(

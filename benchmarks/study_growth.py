@@ -29,9 +29,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from studentfloat.records import StudyCell
-from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
-from studentfloat.study.sweep.resolve import Resolution, ResolvedModel
+from studentfloat.records import Row, StudyCell, TextSource
+from studentfloat.study.plan import Plan, PlannedCell, make_plan
+from studentfloat.study.resolve import Resolution, ResolvedModel
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.study_file import parse_study
 from studentfloat.study.sweep.worker import work
@@ -54,7 +54,7 @@ class Sleeper:
 
     def compute(self, cell: PlannedCell) -> StudyCell:
         time.sleep(self._seconds[cell.address])
-        return StudyCell(cell.address, cell.configuration, cell.evaluation)
+        return StudyCell(cell.address, cell.evaluation, Row.of(cell.configuration))
 
     def leave(self) -> None:
         pass
@@ -67,7 +67,7 @@ def study(configurations: int, models: int = 1) -> tuple[Plan, str]:
     text = f"models = {names}\nformats = {formats}\n{EVALUATIONS}"
     options = parse_study(text)
     found = tuple(ResolvedModel(name, sha256=name, bytes=1) for name in names)
-    return make_plan(options, Resolution(models=found, text_sha256="t")), text
+    return make_plan(options, Resolution(models=found, texts=(TextSource("t", "t"),))), text
 
 
 def planning() -> None:
@@ -124,7 +124,7 @@ def _forked(directory: Path, seconds: dict[str, float]) -> int:
                 sleepers.append(Sleeper(directory, seconds))
                 return sleepers[0]
 
-            work(directory, laboratory=begin)
+            work(directory, make=begin)
             start, loop = sleepers[0].start - before, time.process_time() - sleepers[0].begun
             Store(directory).log(f"spent-{os.getpid()}", event="spent", start=start, loop=loop)
             code = 0

@@ -30,10 +30,10 @@ from studentfloat.profile import profile_model
 from studentfloat.profile.files import profile_to_json, read_profile
 from studentfloat.profile.several import models_in
 from studentfloat.quantize import Scheme
-from studentfloat.records import Comparison, record_to_json, write_json
+from studentfloat.records import record_to_json, write_json
 from studentfloat.report import comparison_page, study_page
+from studentfloat.study.plan import make_plan
 from studentfloat.study.sweep.drive import begin_study
-from studentfloat.study.sweep.plan import make_plan
 from studentfloat.study.sweep.status import study_status
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.study_file import read_study_file
@@ -135,15 +135,7 @@ def test_results(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("studentfloat.report.page._vega", lambda *a: "")
     file = tmp_path / "results.json"
     small = study(("it",), methods=("rtn",), formats=("sf4", "int4"), scores=False)
-    comparison = Comparison(
-        model="it",
-        formats=tuple(row.quality for row in small.models[0].rows if row.quality),
-        baseline=small.models[0].baseline,
-        provenance=small.models[0].provenance,
-        ranked_by="kl",
-        differences=small.models[0].differences,
-        frontiers=small.models[0].frontiers,
-    )
+    (comparison,) = (replace(model, original_scores=(), laws=()) for model in small.models)
     pages = {"result": (small, study_page), "comparison": (comparison, comparison_page)}
     for what, (record, page) in pages.items():
         write_json(file, record_to_json(record))

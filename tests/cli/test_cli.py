@@ -72,16 +72,16 @@ def test_killed_it_goes_on(llama, tmp_path) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     cells = tmp_path / "cells"
     deadline = time.monotonic() + 120
-    while len(list(cells.glob("*.json")) if cells.is_dir() else []) < 4:
+    while len(list(cells.rglob("*.json")) if cells.is_dir() else []) < 4:
         assert time.monotonic() < deadline
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {file.name: file.read_bytes() for file in cells.glob("*.json")}
+    kept = {file: file.read_bytes() for file in cells.rglob("*.json")}
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all((cells / name).read_bytes() == content for name, content in kept.items())
+    assert all(file.read_bytes() == content for file, content in kept.items())
     assert len(json.loads((tmp_path / "results.json").read_text())["formats"]) == 5
 
 

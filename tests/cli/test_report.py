@@ -62,8 +62,9 @@ def test_page_lies_beside_the_results_by_default(directory: Path) -> None:
         ("{", "is not valid JSON"),
         ("[1]", "is of schema None"),
         ('{"schema": "profile/1"}', "is of schema 'profile/1'"),
-        ('{"schema": "study/99"}', "is of schema 'study/99', this version reads 'study/1'"),
-        ('{"schema": "study/1", "name": "x"}', "results.json: models is missing"),
+        ('{"schema": "comparison/1"}', "is of schema 'comparison/1', this version reads"),
+        ('{"schema": "study/99"}', "is of schema 'study/99', this version reads 'study/2'"),
+        ('{"schema": "study/2", "name": "x"}', "results.json: models is missing"),
     ],
 )
 def test_damaged_results_are_one_clear_line(directory: Path, content: str, says: str) -> None:

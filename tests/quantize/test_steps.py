@@ -26,7 +26,7 @@ from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.steps import STEPS, Gptq, Nearest, Stage, Step, register_step
 from studentfloat.quantize.steps.step import number
 from studentfloat.study import CompareOptions
-from studentfloat.study.requests import make_requests
+from studentfloat.study.variants import variants
 from tests import tiny
 from tests.models.test_driver import loaded, windows
 
@@ -88,10 +88,10 @@ def test_what_cannot_be_combined_is_refused(spelled: str, said: str) -> None:
 )
 def test_inputs_are_needed_by_one_rule_everywhere(format_name, method, needed) -> None:
     options = CompareOptions(formats=(format_name,), methods=(method,), block_size=16)
-    (request,) = make_requests(options)
-    assert request.needs_inputs is needed
-    assert request.method.needs_inputs(request.scheme) is needed
-    work = ModelQuantizer(loaded(tiny.llama), request.scheme, request.method, windows())
+    (variant,) = variants(options.study())
+    assert variant.needs_inputs is needed
+    assert variant.method.needs_inputs(variant.scheme) is needed
+    work = ModelQuantizer(loaded(tiny.llama), variant.scheme, variant.method, windows())
     assert (work.settings["calibration_windows"] is not None) is needed
 
 

@@ -9,19 +9,20 @@ from studentfloat.formats import get_format
 from studentfloat.records import (
     AreaBreakdown,
     Baseline,
+    Comparison,
+    Configuration,
     FormatHardware,
-    FormatQuality,
     LayerLaw,
+    Measurement,
     PairedDifference,
     Provenance,
+    Row,
     SkippedTensor,
-    StudyConfiguration,
     StudyFailure,
-    StudyModel,
     StudyResult,
-    StudyRow,
     TaskScore,
     TensorError,
+    TextSource,
 )
 
 # KL, weight error and area (GE) as `studentfloat compare` has them on the embedded model.
@@ -52,10 +53,10 @@ def study(
     made = tuple(_model(model, methods, formats, draw) for model in models)
     if not scores:
         made = tuple(_without_scores(model) for model in made)
-    rows = sum(len(model.rows) for model in made)
+    rows = sum(len(model.formats) for model in made)
     failed = StudyFailure(
         address="f" * 24,
-        configuration=StudyConfiguration(models[0], "sf4 awq", "sf4", "awq"),
+        configuration=Configuration(models[0], "sf4 awq", "sf4", "awq"),
         evaluation="quality",
         error="no calibration text at /data/<none>.txt",
         attempts=3,
@@ -63,10 +64,10 @@ def study(
     return StudyResult(name, made, rows + 2, rows, (failed,), {"models": list(models)})
 
 
-def _without_scores(model: StudyModel) -> StudyModel:
+def _without_scores(model: Comparison) -> Comparison:
     return replace(
         model,
-        rows=tuple(replace(row, scores=()) for row in model.rows),
+        formats=tuple(replace(row, scores=()) for row in model.formats),
         original_scores=(),
         differences=tuple(pair for pair in model.differences if pair.measure == "kl"),
     )
@@ -74,12 +75,13 @@ def _without_scores(model: StudyModel) -> StudyModel:
 
 def _model(
     model: str, methods: tuple[str, ...], formats: tuple[str, ...], draw: random.Random
-) -> StudyModel:
+) -> Comparison:
     rows = tuple(_row(model, fmt, method, draw) for fmt in formats for method in methods)
-    return StudyModel(
+    return Comparison(
         model=model,
-        rows=rows,
-        baseline=Baseline(perplexity=draw.uniform(9, 24), perplexity_se=0.8),
+        formats=rows,
+        baseline=Baseline((Measurement("perplexity", draw.uniform(9, 24), 0.8),)),
+        ranked_by="kl",
         original_scores=(_score("piqa", 0.68, draw), _score("lambada_openai", 0.40, draw)),
         differences=_differences(rows, "kl") + _differences(rows, "piqa acc_norm"),
         frontiers=(),
@@ -89,8 +91,7 @@ def _model(
             seed=0,
             model_sha256="ab" * 32,
             model_source=f"{model}, made up",
-            text_sha256="cd" * 32,
-            text_source="a text, made up",
+            texts=(TextSource("a text, made up", "cd" * 32),),
             machine={"processor": "none"},
             created="2026-01-01T00:00:00+00:00",
             settings={"windows": 12},
@@ -100,7 +101,7 @@ def _model(
     )
 
 
-def _row(model: str, fmt: str, method: str, draw: random.Random) -> StudyRow:
+def _row(model: str, fmt: str, method: str, draw: random.Random) -> Row:
     kl, nmse, area = FORMATS[fmt]
     better = (0.8 if method != "rtn" else 1.0) * draw.uniform(0.95, 1.05)
     name = fmt if method == "rtn" else f"{fmt} {method}"
@@ -110,23 +111,11 @@ def _row(model: str, fmt: str, method: str, draw: random.Random) -> StudyRow:
                     nmse * draw.uniform(0.8, 1.2), 20.0, values.bits + 0.25)
         for layer in range(LAYERS) for role in ROLES
     )  # fmt: skip
-    quality = FormatQuality(
-        name=name,
-        method=method,
-        block_size=128,
-        scale_rule="absmax",
-        scale_dtype="float32",
-        bits=values.bits,
-        bits_per_weight=values.bits + 0.25,
-        weight_nmse=nmse * better,
-        values=tuple(values.levels),
-        perplexity=23 * (1 + kl * better),
-        perplexity_se=0.9,
-        kl=kl * better,
-        kl_se=0.02 * kl,
-        top1_agreement=1 - 0.7 * kl * better,
-        top1_agreement_se=0.01,
-        tensors=tensors,
+    measures = (
+        Measurement("weight_nmse", nmse * better),
+        Measurement("perplexity", 23 * (1 + kl * better), 0.9),
+        Measurement("kl", kl * better, 0.02 * kl),
+        Measurement("top1_agreement", 1 - 0.7 * kl * better, 0.01),
     )
     scores = (
         _score("piqa", 0.68 - 0.1 * kl, draw),
@@ -149,9 +138,19 @@ def _row(model: str, fmt: str, method: str, draw: random.Random) -> StudyRow:
         codes="made up",
         area_breakdown=AreaBreakdown(0.1 * area, 0.4 * area, 0.3 * area, 0.25 * area),
     )
-    configuration = StudyConfiguration(model, name, fmt, method)
-    return StudyRow(
-        configuration, quality.bits_per_weight, quality, scores, (hardware,), ("0" * 24,)
+    return Row(
+        model,
+        name,
+        fmt,
+        method,
+        bits=values.bits,
+        bits_per_weight=values.bits + 0.25,
+        values=tuple(values.levels),
+        measures=measures,
+        tensors=tensors,
+        scores=scores,
+        hardware=(hardware,),
+        cells=("0" * 24,),
     )
 
 
@@ -161,20 +160,19 @@ def _score(task: str, value: float, draw: random.Random) -> TaskScore:
     return TaskScore(task, metric, sum(items) / 40, 0.07, True, True, items, 40, 0, "made up", "0")
 
 
-def _value(row: StudyRow, measure: str) -> float:
-    assert row.quality is not None
-    assert row.quality.kl is not None
-    return row.quality.kl if measure == "kl" else row.scores[0].value
+def _value(row: Row, measure: str) -> float:
+    assert row.kl is not None
+    return row.kl if measure == "kl" else row.scores[0].value
 
 
-def _differences(rows: tuple[StudyRow, ...], measure: str) -> tuple[PairedDifference, ...]:
+def _differences(rows: tuple[Row, ...], measure: str) -> tuple[PairedDifference, ...]:
     found = []
     for index, first in enumerate(rows):
         for second in rows[index + 1 :]:
             gap = _value(first, measure) - _value(second, measure)
             real = abs(gap) > 0.06
             found.append(
-                PairedDifference(measure, first.configuration.name, second.configuration.name,
+                PairedDifference(measure, first.name, second.name,
                                  gap, gap - 0.05, gap + 0.05, 0.01 if real else 0.6, real)
             )  # fmt: skip
     return tuple(found)

@@ -30,10 +30,10 @@ def hostile_study() -> StudyResult:
     """Two models, one of them with a name and a row that would break out of any page."""
     result = study()
     first, second = result.models
-    row = second.rows[0]
-    named = replace(row, configuration=replace(row.configuration, name=f"sf4 {HOSTILE}"))
-    rows = (named, *second.rows[1:])
-    renamed = replace(second, model=HOSTILE, rows=rows, differences=())
+    row = second.formats[0]
+    named = replace(row, name=f"sf4 {HOSTILE}")
+    rows = (named, *second.formats[1:])
+    renamed = replace(second, model=HOSTILE, formats=rows, differences=())
     return replace(result, models=(first, renamed), settings={"models": [HOSTILE]})
 
 
@@ -188,8 +188,8 @@ def nearly(row: dict[str, Any]) -> Any:
 def test_standings_among_a_part_of_the_rows_are_the_references(tab: Any) -> None:
     result = hostile_study()
     model = result.models[0]
-    kept = tuple(row for row in model.rows if row.configuration.method == "rtn")
-    points = map_points(replace(result, models=(replace(model, rows=kept),)))
+    kept = tuple(row for row in model.formats if row.method == "rtn")
+    points = map_points(replace(result, models=(replace(model, formats=kept),)))
     choose(tab, "method", "gptq", False)
     for cost in points.costs:
         for measure in points.measures:
@@ -238,9 +238,9 @@ def test_keyboard_goes_from_point_to_point_and_opens_the_record(tab: Any) -> Non
 
 
 def test_a_row_of_the_table_opens_the_whole_record_and_gives_its_json(tab: Any) -> None:
-    row = hostile_study().models[1].rows[0]
+    row = hostile_study().models[1].formats[0]
     button = tab.locator("tr[data-point='16'] button")
-    assert button.inner_text() == row.configuration.name
+    assert button.inner_text() == row.name
     button.focus()
     tab.keyboard.press("Enter")
     link = tab.locator("dialog[open] a")
@@ -302,7 +302,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, page_file: Path, sche
 def test_a_study_whose_rows_are_not_there_yet_is_a_page_too(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "begun.html"
     result = study(("small",))
-    laws_alone = replace(result.models[0], rows=(), differences=(), original_scores=())
+    laws_alone = replace(result.models[0], formats=(), differences=(), original_scores=())
     path.write_text(study_page(replace(result, models=(laws_alone,), done=1)), encoding="utf-8")
     context = browser.new_context(offline=True)
     page, said = context.new_page(), []

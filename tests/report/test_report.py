@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from studentfloat.records import Comparison
+from studentfloat.records import Baseline, Comparison
 from studentfloat.report import comparison_page, comparison_rows, print_comparison
 from studentfloat.study import CompareOptions, compare
 from tests import tiny
@@ -74,11 +74,11 @@ def test_page_of_weights_only_has_no_quality_figures(comparison) -> None:
     bare = replace(
         comparison,
         formats=tuple(
-            replace(row, kl=None, perplexity=None, top1_agreement=None)
+            replace(row, measures=(row.measured("weight_nmse"),), hardware=())
             for row in comparison.formats
         ),
+        baseline=Baseline(),
         differences=(),
-        hardware=(),
         ranked_by="weight_nmse",
     )
     page = comparison_page(bare)

@@ -13,7 +13,7 @@ from studentfloat.errors import ConfigError, FailureError
 from studentfloat.study.sweep.drive import begin_study
 from studentfloat.study.sweep.local import LocalExecutor
 from studentfloat.study.sweep.on_slurm import SlurmExecutor
-from studentfloat.study.sweep.options import WorkSettings
+from studentfloat.study.sweep.settings import WorkSettings
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.study_file import read_study_file
 from tests.study.studies import (

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from studentfloat.study.sweep.claims import PATIENCE, Claims
-from studentfloat.study.sweep.compute import Laboratory
 from studentfloat.study.sweep.drive import RunSettings, begin_study, run_study
-from studentfloat.study.sweep.options import WorkSettings
+from studentfloat.study.sweep.settings import WorkSettings
 from studentfloat.study.sweep.store import Store, StoreError
 from studentfloat.study.sweep.study_file import read_study_file
-from studentfloat.study.sweep.worker import Worked, work
+from studentfloat.study.sweep.worker import Worked, laboratory, work
 from tests.study.studies import (
     CELLS,
     cells_of,
@@ -194,7 +193,7 @@ class Frozen:
         self._meanwhile, self._address, self._ending = meanwhile, address, ending
 
     def __call__(self, *arguments) -> Frozen:
-        self._real = Laboratory(*arguments)
+        self._real = laboratory(*arguments)
         return self
 
     @property

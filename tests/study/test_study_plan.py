@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from studentfloat.errors import ConfigError, FailureError, FormatError, StudentFloatError
 from studentfloat.formats import Format, get_format, save_format
-from studentfloat.records import record_from_json, record_to_json
-from studentfloat.study.sweep.options import ORIGINAL, StudyOptions
-from studentfloat.study.sweep.plan import HARDWARE, LAWS, QUALITY, Plan, make_plan
-from studentfloat.study.sweep.resolve import Resolution, ResolvedModel
+from studentfloat.formats.rounded import rounded_format
+from studentfloat.records import TextSource, record_from_json, record_to_json
+from studentfloat.study.options import ORIGINAL, StudyOptions
+from studentfloat.study.plan import HARDWARE, LAWS, QUALITY, Plan, make_plan
+from studentfloat.study.resolve import Resolution, ResolvedModel
 from studentfloat.study.sweep.study_file import parse_study, read_study_file
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -28,7 +30,7 @@ formats = ["nf4", "sf4"]
 
 def known(**models: str) -> Resolution:
     found = tuple(ResolvedModel(id, sha256=sha, bytes=len(sha)) for id, sha in models.items())
-    return Resolution(models=found, text_sha256="t", versions={"torch": "1"})
+    return Resolution(models=found, texts=(TextSource("t", "t"),), versions={"torch": "1"})
 
 
 def plan_of(text: str, resolution: Resolution | None = None, **options) -> Plan:
@@ -73,7 +75,7 @@ def addresses(text: str, resolution: Resolution | None = None, **options) -> dic
         ("schemes = []\n" + SMALL, "'schemes' is empty"),
         ("schemes = [{block_size = 0}]\n" + SMALL, "'block_size' must be a whole number"),
         ("schemes = [{scale_dtype = 'e8m1'}]\n" + SMALL, "scale dtype 'e8m1'"),
-        ("schemes = [{}, {}]\n" + SMALL, "two configurations are called 'nf4'"),
+        ("schemes = [{}, {}]\n" + SMALL, "'nf4' is given twice"),
         (SMALL + "[tasks]\nlimit = 3", "'tasks' has no key 'names'"),
         (SMALL + "[tasks]\nnames = ['piqua']", "did you mean piqa"),
         (SMALL + "[tasks]\nnames = ['piqa']\ndata = 'nowhere'", "no directory .*nowhere"),
@@ -121,7 +123,8 @@ def test_the_grid_and_its_order() -> None:
         """,
         known(large="xxxx", small="x"),
     )
-    names = [c.configuration.name for c in plan.cells if c.configuration.model == "small"]
+    small = [c.configuration for c in plan.cells if c.configuration.model == "small"]
+    names = [configuration.name for configuration in small if configuration.exact is None]
     # The original first, then plain rounding, then what is calibrated.
     assert list(dict.fromkeys(names)) == [
         "original",
@@ -142,13 +145,18 @@ def test_the_grid_and_its_order() -> None:
         "sf4@signed-absmax gptq a:sf4@signed-absmax",
         "sf4@signed-absmax gptq a:sf4@signed-absmax kv:int8",
     ]
+    # Silicon holds neither format as it is: each row has one more of what it holds.
+    held = {c.exact: c.name for c in small if c.exact is not None}
+    assert len(held) == len(set(held.values())) == 16
+    assert held["nf4 a:nf4 kv:int8"] == "nf4-fixed8 a:nf4-fixed8 kv:int8"
+    assert held["sf4@signed-absmax gptq"] == "sf4-fixed8@signed-absmax gptq"
     models = list(dict.fromkeys(c.configuration.model for c in plan.cells))
     assert models == ["small", "large", "absent", ""]  # by size; the unknown last; silicon
     assert [c.evaluation for c in plan.groups[0].cells] == [QUALITY, "piqa", LAWS]
     silicon = [(c.configuration.name, c.unit) for c in plan.cells if c.evaluation == HARDWARE]
     assert silicon == [("nf4 mac", "mac"), ("nf4 dot16", "dot16"), ("sf4 mac", "mac"),
                        ("sf4 dot16", "dot16")]  # fmt: skip
-    assert len(plan.cells) == 3 * (17 * 2 + 1) + 4
+    assert len(plan.cells) == 3 * (33 * 2 + 1) + 4
     assert len(plan.by_address) == len(plan.cells)
 
 
@@ -193,7 +201,7 @@ def test_addresses_are_of_values_not_of_names(tmp_path) -> None:
         "[quality]\nwindow_length = 385",
         "schemes = [{block_size = 64}]\n[quality]",
         "schemes = [{scale_rule = 'mse'}]\n[quality]",
-        "schemes = [{scale_dtype = 'bfloat16'}]\n[quality]",
+        "schemes = [{scale_dtype = 'float32'}]\n[quality]",
         "activations = ['int8']\n[quality]",
         "kv = ['int8']\n[quality]",
         "embeddings = true\n[quality]",
@@ -213,8 +221,8 @@ def test_whatever_changes_numbers_changes_the_address(changed) -> None:
     assert of_sf4(changed, before) == of_sf4(changed, before)
     if "calibration" in changed:
         assert of_sf4(changed, before) != of_sf4("methods = ['gptq']\n[quality]", before)
-    other_text = Resolution(models=before.models, text_sha256="u", versions=before.versions)
-    other_torch = Resolution(models=before.models, text_sha256="t", versions={"torch": "2"})
+    other_text = replace(before, texts=(TextSource("t", "u"),))
+    other_torch = replace(before, versions={"torch": "2"})
     for resolution in (known(m="y"), other_text, other_torch):
         assert of_sf4(changed, resolution) != of_sf4(changed, before)
 
@@ -234,11 +242,30 @@ def test_silicon_decides_which_values_are_measured() -> None:
     def sf4(text: str):
         return plan_of(f"models = ['m']\nformats = ['sf4', 'int4']\n[quality]\n{text}").groups
 
-    plain, held = sf4(""), sf4("[hardware]\nlookup_bits = 6")
-    assert plain[1].variant.request.lookup_bits is None
-    assert held[1].variant.request.lookup_bits == 6
-    assert held[1].variant.request.scheme.format != plain[1].variant.request.scheme.format
-    assert held[2].variant.request.lookup_bits is None  # int4 is exact as it is
+    plain, costed = sf4(""), sf4("[hardware]\nlookup_bits = 6")
+    exact, held, int4 = (group.variant for group in costed[1:4])
+    assert exact.scheme.formats == plain[1].variant.scheme.formats
+    assert costed[1].cells[0].address == plain[1].cells[0].address
+    assert (held.name, held.exact) == ("sf4-fixed6", exact)
+    assert held.scheme.format.levels == rounded_format(get_format("sf4"), 6).levels
+    assert (held.configuration.lookup_bits, held.configuration.exact) == (6, "sf4")
+    assert "sf4 in 6-bit fixed point" in held.note
+    assert (int4.name, int4.configuration.lookup_bits) == ("int4", None)  # exact as it is
+    assert [exact.silicon_format, held.silicon_format] == [None, get_format("sf4")]
+
+
+def test_what_silicon_holds_is_left_out_with_its_format() -> None:
+    text = "models = ['m']\nformats = ['sf4', 'int4']\n[quality]\n[hardware]\n"
+    rest = plan_of(text + "[[exclude]]\nformat = 'sf4'\nevaluation = 'quality'")
+    assert [c.configuration.name for c in rest.cells if c.evaluation == QUALITY] == [
+        *(ORIGINAL, "int4"),
+    ]
+    only = make_plan(parse_study(text), only=({"format": ["sf4"]},))
+    assert [c.configuration.name for c in only.cells] == ["sf4", "sf4-fixed8", "sf4"]
+    alone = plan_of(text + "[[exclude]]\nformat = 'sf4-fixed8'")
+    assert [c.configuration.name for c in alone.cells if c.evaluation == QUALITY] == [
+        *(ORIGINAL, "sf4", "int4"),
+    ]
 
 
 def test_options_survive_the_store(tmp_path) -> None:
@@ -260,16 +287,14 @@ def test_options_survive_the_store(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cells"),
-    [("quick", 12), ("sensitivity", 13), ("smollm2-tasks", 60), ("paper", 5553)],
+    [("quick", 14), ("sensitivity", 13), ("smollm2-tasks", 68), ("paper", 5553)],
 )
 def test_the_studies_that_ship(name, cells) -> None:
     plan = make_plan(read_study_file(STUDIES / f"{name}.toml"))
     assert len(plan.cells) == cells
     for group in plan.groups:
-        if group.variant is None or group.variant.request is None:
-            continue
-        fields = group.variant.fields
-        assert (fields["method"], fields["activations"]) != ("smooth=0.5", None)
+        its = group.cells[0].configuration
+        assert (its.method, its.activations) != ("smooth=0.5", None)
 
 
 def test_quick_has_tasks_if_their_data_is_given(tmp_path) -> None:
@@ -278,7 +303,7 @@ def test_quick_has_tasks_if_their_data_is_given(tmp_path) -> None:
     assert "no data is given" in options.notes[0]
     with_data = read_study_file(STUDIES / "quick.toml", data=tmp_path)
     assert with_data.tasks.data == str(tmp_path)
-    assert len(make_plan(with_data).cells) == 12 + 2 * 6
+    assert len(make_plan(with_data).cells) == 14 + 2 * 8
 
 
 def test_the_paper_is_eleven_formats_on_language_models_of_its_list() -> None:
@@ -319,7 +344,7 @@ def test_the_command_plans(tmp_path) -> None:
 
 def test_formats_of_one_name_and_different_values_are_refused(tmp_path) -> None:
     save_format(Format.from_values([-1, 0, 1], name="sf4"), tmp_path / "fake.toml")
-    with pytest.raises(ConfigError, match="two configurations are called 'sf4'"):
+    with pytest.raises(ConfigError, match="two different formats are called 'sf4'"):
         parse_study("models = ['m']\nformats = ['sf4', 'fake.toml']\n[quality]", base=tmp_path)
     with pytest.raises(FormatError, match="cannot read"):
         parse_study("models = ['m']\nformats = ['gone.toml']\n[quality]", base=tmp_path)

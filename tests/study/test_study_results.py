@@ -104,28 +104,27 @@ def test_rows_hold_all_that_was_found(result) -> None:
     model, absent = result.models
     assert result.name == "A small study & more"
     assert model.model == "tiny"
-    names = {row.configuration.name for row in model.rows}
+    names = {row.name for row in model.formats}
     assert names == {"nf4", "nf4 a:nf4", "int8", "int8 a:int8", "int2", "int2 a:int2",
                      "int8 gptq", "int8 gptq a:int8"}  # fmt: skip
-    for row in model.rows:
-        assert row.bits_per_weight == row.quality.bits_per_weight
-        assert row.quality.name == row.configuration.name
-        assert row.quality.seconds == 0
-        assert len(row.quality.window_kl) == 4
+    for row in model.formats:
+        assert row.bits_per_weight > row.bits
+        assert all(weight.seconds == 0 for weight in row.weights)
+        assert len(row.windows("kl")) == 4
         tasks = {score.task for score in row.scores}
-        wanted = {"winogrande"} if row.configuration.format == "int2" else {
+        wanted = {"winogrande"} if row.format == "int2" else {
             "winogrande", "lambada_openai"}  # fmt: skip
         assert tasks == wanted
         assert len(row.cells) == 1 + len(wanted)
-    by_name = {row.configuration.name: row for row in model.rows}
-    assert by_name["int8"].quality.kl < by_name["nf4"].quality.kl < by_name["int2"].quality.kl
-    assert by_name["nf4"].quality.kl < by_name["nf4 a:nf4"].quality.kl
-    assert model.rows[0].quality.rank == 1
+    by_name = {row.name: row for row in model.formats}
+    assert by_name["int8"].kl < by_name["nf4"].kl < by_name["int2"].kl
+    assert by_name["nf4"].kl < by_name["nf4 a:nf4"].kl
+    assert model.formats[0].rank == 1
     assert model.baseline.perplexity > 1
     assert {score.task for score in model.original_scores} == {"winogrande", "lambada_openai"}
     assert {law.name for law in model.laws} >= {"model.layers.0.mlp.up_proj.weight"}
     assert {frontier.cost for frontier in model.frontiers} == {"bits_per_weight"}
-    assert absent.rows == ()
+    assert absent.formats == ()
     assert "nowhere" in absent.provenance.model_source
 
 
@@ -138,7 +137,7 @@ def test_differences_are_paired_within_each_measure(result) -> None:
 
 
 def test_a_study_measures_what_compare_measures(place, result) -> None:
-    rows = {row.configuration.name: row.quality for row in result.models[0].rows}
+    rows = {row.name: row for row in result.models[0].formats}
     common = {
         "model": str(place / "llama"),
         "methods": ("rtn", "gptq"),
@@ -153,8 +152,8 @@ def test_a_study_measures_what_compare_measures(place, result) -> None:
         compared = compare(CompareOptions(**common, activations=activations))
         for row in compared.formats:
             mine = rows[f"{row.name}{suffix}"]
-            assert mine.window_kl == row.window_kl
-            assert mine.window_nll == row.window_nll
+            assert mine.windows("kl") == row.windows("kl")
+            assert mine.windows("perplexity") == row.windows("perplexity")
             assert mine.weight_nmse == row.weight_nmse
             assert mine.note == row.note
     assert compared.baseline == result.models[0].baseline
@@ -162,7 +161,10 @@ def test_a_study_measures_what_compare_measures(place, result) -> None:
 
 def test_json_round_trip(result, place) -> None:
     text = export_study(place / "out", "json")
-    assert record_from_json(StudyResult, json.loads(text)).models[0].rows == result.models[0].rows
+    assert (
+        record_from_json(StudyResult, json.loads(text)).models[0].formats
+        == result.models[0].formats
+    )
     assert result.planned == result.done + 1
     (failure,) = result.failures
     assert failure.configuration.model == "absent"
@@ -173,7 +175,7 @@ def test_one_row_for_each_measure(place, result, tmp_path) -> None:
     rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
     assert tuple(rows[0]) == COLUMNS
     kl = {row["name"]: float(row["value"]) for row in rows if row["measure"] == "kl"}
-    assert kl == {row.configuration.name: row.quality.kl for row in result.models[0].rows}
+    assert kl == {row.name: row.kl for row in result.models[0].formats}
     lines = [json.loads(line) for line in export_study(place / "out", "jsonl").splitlines()]
     assert [float(row["value"]) for row in rows] == [line["value"] for line in lines]
     scores = [line for line in lines if line["evaluation"] == "winogrande"]
@@ -202,7 +204,7 @@ def test_the_index_is_made_again_where_it_is_missing_or_damaged(place, tmp_path)
 def test_lm_eval_layout(place, result, tmp_path) -> None:
     export_study(place / "out", "lm-eval", tmp_path)
     data = json.loads((tmp_path / "tiny__nf4" / "results.json").read_text())
-    row = next(row for row in result.models[0].rows if row.configuration.name == "nf4")
+    row = next(row for row in result.models[0].formats if row.name == "nf4")
     score = next(score for score in row.scores if score.task == "winogrande")
     assert data["results"]["winogrande"]["acc,none"] == score.value
     assert data["results"]["winogrande"]["acc_stderr,none"] == score.standard_error
@@ -222,20 +224,20 @@ def test_latex(place) -> None:
     first = lines[: lines.index(next(line for line in lines[1:] if line.startswith("format")))]
     assert len({line.count("&") for line in first}) == 1
     (nf4,) = [line for line in lines if line.startswith("nf4 &")]
-    assert "6.00" in nf4
+    assert "5.00" in nf4
     assert r"\textbf{" in text
 
 
 def test_markdown(place, result) -> None:
     text = export_study(place / "out", "markdown")
     tables = [table.splitlines() for table in text.split("\n\n")]
-    assert [len(table) for table in tables] == [3 + len(model.rows) for model in result.models]
+    assert [len(table) for table in tables] == [3 + len(model.formats) for model in result.models]
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
         assert table[2].startswith("| original | – |")
     (nf4,) = [line for line in tables[0] if line.startswith("| nf4 |")]
-    row = next(row for row in result.models[0].rows if row.configuration.name == "nf4")
-    assert f"{row.quality.perplexity:.2f} ± {row.quality.perplexity_se:.2f}" in nf4
+    row = next(row for row in result.models[0].formats if row.name == "nf4")
+    assert f"{row.perplexity:.2f} ± {row.perplexity_se:.2f}" in nf4
     score = next(s for s in row.scores if s.task == "winogrande" and s.primary)
     assert f"{100 * score.value:.1f}" in nf4
     assert f"± {100 * score.standard_error:.1f}" in nf4
@@ -243,13 +245,16 @@ def test_markdown(place, result) -> None:
 
 def test_a_damaged_cell_is_done_again(place, result, tmp_path) -> None:
     shutil.copytree(place / "out", tmp_path / "out")
-    name, address = result.models[0].rows[0].configuration.name, result.models[0].rows[0].cells[0]
+    name, address = (
+        result.models[0].formats[0].configuration.name,
+        result.models[0].formats[0].cells[0],
+    )
     file = Store(tmp_path / "out").cell_file(address)
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
-    rows = {row.configuration.name: row for row in read_study(tmp_path / "out").models[0].rows}
+    rows = {row.name: row for row in read_study(tmp_path / "out").models[0].formats}
     assert address not in rows[name].cells
-    assert rows[name].quality is None
+    assert rows[name].measures == ()
     assert not file.exists()
     assert run_study(tmp_path / "out", RunSettings(InThisProcess())).failed == 1
     assert file.read_bytes() == whole

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studentfloat.cli.options import calibration_options, path_text, trust_options, trusted
+from studentfloat.cli.shared import calibration_options, path_text, trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.study import HardwareOptions
@@ -64,17 +64,19 @@ _PIPE_WIDTH = 132
 )
 @click.option(
     "--scale-dtype",
-    default="float32",
+    default="bfloat16",
     show_default=True,
     help="float32, float16, bfloat16, e8m0 or e4m3.",
 )
 @click.option(
     "--text",
+    "texts",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="UTF-8 text to measure on, or a data set as hub:owner/name,split=test,field=text "
-    "(default: the language reference in CPython).",
+    help="Text to measure on: a UTF-8 file, a data set as hub:owner/name,split=test,field=text, or "
+    "a standard text: pydoc (default), articles; may be given again, ranks are by the mean.",
 )
-@click.option("--windows", default=12, show_default=True, help="How many windows of the text.")
+@click.option("--windows", default=12, show_default=True, help="How many windows of each text.")
 @click.option("--window-length", default=384, show_default=True, help="Tokens in a window.")
 @click.option("--weights-only", is_flag=True, help="Weight errors alone, no evaluation: seconds.")
 @click.option("--embeddings", is_flag=True, help="Quantize the token embeddings too.")
@@ -93,9 +95,10 @@ _PIPE_WIDTH = 132
     "--lookup-bits",
     default=8,
     show_default=True,
-    help="With silicon: fixed-point width that formats without an integer grid are rounded to.",
+    help="With silicon: fixed-point width of a second row for formats without an integer grid.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the bootstrap.")
+@click.option("--percentiles", is_flag=True, help="Show percentiles of KL over tokens too.")
 @click.option("--json", "as_json", is_flag=True, help="results.json on stdout instead of a table.")
 @click.option("--no-page", is_flag=True, help="Do not write report.html.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
@@ -128,7 +131,7 @@ def compare(model: str, **options: Any) -> None:
         block_size=options["block_size"],
         scale_rule=options["scale_rule"],
         scale_dtype=options["scale_dtype"],
-        text=path_text(options["text"]),
+        texts=_texts(options["texts"]),
         windows=options["windows"],
         window_length=options["window_length"],
         weights_only=options["weights_only"],
@@ -154,7 +157,7 @@ def compare(model: str, **options: Any) -> None:
 
         # A pipe has no width; a table cut to 80 columns there would only lose figures.
         console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-        print_comparison(result, console)
+        print_comparison(result, console, details=options["percentiles"])
     click.echo(written, err=options["as_json"])
 
 
@@ -170,7 +173,13 @@ def _hardware(
             err=True,
         )
         return None
-    return None if asked is False else HardwareOptions(unit, liberty, lookup_bits)
+    return None if asked is False else HardwareOptions((unit,), liberty, lookup_bits)
+
+
+def _texts(given: tuple[Path, ...]) -> tuple[str, ...]:
+    from studentfloat.study.options import DEFAULT_TEXTS
+
+    return tuple(map(str, given)) or DEFAULT_TEXTS
 
 
 def _formats(given: str | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studentfloat.cli.options import trust_options, trusted
+from studentfloat.cli.shared import trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.evaluate.tasks import LoadedTasks, TaskOptions
@@ -103,8 +103,6 @@ def _provenance(source: ModelSource, wanted: TaskOptions, loaded: LoadedTasks) -
         seed=wanted.seed,
         model_sha256=source.sha256,
         model_source=source.description,
-        text_sha256=None,
-        text_source=None,
         settings=asdict(wanted),
     )
     if all(task.name in ("stsb", "images") for task in loaded.tasks):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from studentfloat.cli.options import trust_remote_code, trusted
+from studentfloat.cli.shared import trust_remote_code, trusted
 
 __all__ = ["profile"]
 

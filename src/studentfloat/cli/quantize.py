@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studentfloat.cli.options import calibration_options, path_text, trust_options, trusted
+from studentfloat.cli.shared import calibration_options, path_text, trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.models import Calibration

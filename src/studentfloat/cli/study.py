@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from studentfloat.cli.options import trust_options, trusted
+from studentfloat.cli.shared import trust_options, trusted
 
 if TYPE_CHECKING:
     from studentfloat.study.sweep.drive import Executor, RunSettings
@@ -79,7 +79,7 @@ def study() -> None:
 @_as_json
 def plan(file: Path, data: Path | None, only: tuple[str, ...], as_json: bool) -> None:
     """What FILE asks for, without doing it: every cell, in order."""
-    from studentfloat.study.sweep.plan import make_plan
+    from studentfloat.study.plan import make_plan
     from studentfloat.study.sweep.show import plan_json, plan_text
     from studentfloat.study.sweep.study_file import read_study_file
 
@@ -167,7 +167,7 @@ def export(directory: Path, target: str, output: Path | None, quiet: bool) -> No
 def work(directory: Path, settings: str) -> int:
     """One worker on the study in DIRECTORY, until no cell is left: what executors start."""
     from studentfloat.errors import ConfigError
-    from studentfloat.study.sweep.options import WorkSettings
+    from studentfloat.study.sweep.settings import WorkSettings
     from studentfloat.study.sweep.worker import work as loop
     from studentfloat.untrusted import parse_json, typed
 
@@ -211,7 +211,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _filters(given: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
-    from studentfloat.study.sweep.options import EXCLUDABLE
+    from studentfloat.study.options import EXCLUDABLE
 
     table: dict[str, list[Any]] = {}
     for key, value in map(_pair, given):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -11,6 +10,8 @@ import numpy.typing as npt
 
 from studentfloat.errors import DataError
 from studentfloat.records import PairedDifference
+from studentfloat.records.metrics import mean_and_error
+from studentfloat.records.pareto import ranks
 
 __all__ = ["holm", "mean_and_error", "paired_differences", "ranks"]
 
@@ -25,30 +26,30 @@ _MOST_SHARES = 1 << 24
 Floats = npt.NDArray[np.float64]
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean over windows and its standard error (None for fewer than two windows)."""
-    array = np.asarray(values, dtype=np.float64)
-    error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else None
-    return float(array.mean()), error
-
-
 def paired_differences(
-    measure: str, scores: Mapping[str, Sequence[float]], *, seed: int = 0
+    measure: str,
+    scores: Mapping[str, Sequence[float]],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
 ) -> tuple[PairedDifference, ...]:
-    """Compare every pair of formats on the same windows, by a studentized paired bootstrap.
+    """Compare pairs of formats on the same windows, by a studentized paired bootstrap.
 
     For each pair the differences by window are drawn with replacement, and the mean of a draw,
     less the mean that was measured, is set in relation to the draw's own standard error. How
     often that exceeds what was measured is the p-value. (The plain percentile bootstrap is far
     too sure of itself with a dozen windows.) P-values are two-sided and Holm-adjusted over all
-    pairs, so that a table without any real difference shows one at most about once in 20.
+    these pairs, so that a table without any real difference shows one at most about once in 20.
 
     Parameters
     ----------
     measure
         Its name.
     scores
-        Format name to one score per window, the windows in the same order for all.
+        Format name to one score per window, the windows in the same order for all; of several
+        texts one after the other.
+    pairs
+        Names to compare with each other; by default all pairs.
     seed
         Of the draws.
 
@@ -72,14 +73,14 @@ def paired_differences(
     if len(counts) > 1:
         raise DataError(f"formats were scored on different numbers of windows: {sorted(counts)}")
     windows = counts.pop() if counts else 0
-    if windows < 2 or len(names) < 2:
+    chosen = list(combinations(names, 2)) if pairs is None else list(pairs)
+    if windows < 2 or not chosen:
         return ()
-    table = np.array([scores[name] for name in names], dtype=np.float64)
-    pairs = list(combinations(range(len(names)), 2))
-    differences = np.stack([table[i] - table[j] for i, j in pairs])
+    table = {name: np.array(scores[name], dtype=np.float64) for name in names}
+    differences = np.stack([table[first] - table[second] for first, second in chosen])
     # Holm divides 5 % by the number of pairs: the least p-value must lie well below that.
-    resamples = max(_LEAST_RESAMPLES, _RESAMPLES_PER_PAIR * len(pairs))
-    ratios = np.empty((len(pairs), resamples))
+    resamples = max(_LEAST_RESAMPLES, _RESAMPLES_PER_PAIR * len(chosen))
+    ratios = np.empty((len(chosen), resamples))
     for part, draws in _draws(windows, resamples, seed):
         for row, difference in zip(ratios, differences, strict=True):
             row[part] = _studentized(difference, draws)
@@ -88,15 +89,15 @@ def paired_differences(
     return tuple(
         PairedDifference(
             measure=measure,
-            first=names[i],
-            second=names[j],
+            first=first,
+            second=second,
             difference=mean,
             low=mean - reach,
             high=mean + reach,
             p_value=p_value,
             significant=bool(p_value < _LEVEL),
         )
-        for (i, j), (mean, reach, _), p_value in zip(pairs, tests, adjusted, strict=True)
+        for (first, second), (mean, reach, _), p_value in zip(chosen, tests, adjusted, strict=True)
     )
 
 
@@ -141,15 +142,6 @@ def _test(difference: Floats, ratio: Floats) -> tuple[float, float, float]:
     bound = min(float(np.quantile(ratio, 1 - _LEVEL, method="higher")), float(finite))
     reach = error * bound if error > floor else 0.0
     return mean, reach, 1.0 if mean == 0 else p_value
-
-
-def ranks(names: Sequence[str], differences: Sequence[PairedDifference]) -> dict[str, int]:
-    """Rank where less is better: 1 + the number of formats that are significantly better."""
-    rank = dict.fromkeys(names, 1)
-    for pair in differences:
-        if pair.significant:
-            rank[pair.first if pair.difference > 0 else pair.second] += 1
-    return rank
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,49 +1,54 @@
-"""How far a changed model's outputs are from the original's, window by window."""
+"""How far a changed model's outputs are from the original's, window by window.
+
+A quantity is a number for each token of a window, or one for the window: :data:`QUANTITIES`. What
+tables make of it is an entry of :data:`~studentfloat.records.metrics.METRICS`.
+"""
 
 from __future__ import annotations
 
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, DataError
 from studentfloat.models import LoadedModel, ModelKind
 
-__all__ = ["OriginalOutputs", "WindowScores", "score_windows"]
+__all__ = ["QUANTITIES", "OriginalOutputs", "Quantity", "WindowOutput", "WindowScores",
+           "score_windows"]  # fmt: skip
 
 # Original outputs up to this size stay in memory; larger ones go to a temporary file.
 _LARGEST_IN_MEMORY = 4 << 30
 
 Tick = Callable[[], None]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class WindowScores:
-    """One number per window of each measure; empty where a measure is not defined.
+    """What was measured on windows, by quantity; those that are not defined are not there.
 
     Attributes
     ----------
-    nll
-        Mean negative log-likelihood of the next token, nats.
-    kl
-        Mean over positions of KL(original ‖ this), nats.
-    agreement
-        Share of positions whose most likely token is the original's.
-    output_nmse
-        Squared error of the last hidden state over the original's squares.
+    windows
+        The mean on each window.
+    tokens
+        The numbers that each mean is of.
     """
 
-    nll: tuple[float, ...] = ()
-    kl: tuple[float, ...] = ()
-    agreement: tuple[float, ...] = ()
-    output_nmse: tuple[float, ...] = ()
+    windows: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    tokens: dict[str, tuple[Floats, ...]] = field(default_factory=dict)
+
+    def __getitem__(self, quantity: str) -> tuple[float, ...]:
+        """Means by window; empty where the quantity is not defined."""
+        return self.windows.get(quantity, ())
 
 
 class OriginalOutputs:
@@ -86,7 +91,7 @@ class OriginalOutputs:
                 self._entropies.append(_cross_entropy(probabilities, output, log_sum))
                 self._modes.append(output.argmax(dim=-1))
                 if model.kind is ModelKind.CAUSAL:
-                    nlls.append(_nll(output, log_sum, windows[i]))
+                    nlls.append(float(_nll(output, log_sum, windows[i]).mean()))
             tick()
         self.nll = tuple(nlls)
 
@@ -120,16 +125,13 @@ class OriginalOutputs:
     def __getitem__(self, window: int) -> Tensor:
         return torch.from_numpy(np.asarray(self._outputs[window]))
 
-    def divergence(self, window: int, logits: Tensor, log_sum: Tensor) -> tuple[float, float]:
-        """Mean KL(original ‖ model) in nats over positions, and the share of equal modes.
+    def entropy(self, window: int) -> Tensor:
+        """Of the next-token distribution at each position, in nats."""
+        return self._entropies[window]
 
-        With probabilities p of the original and logits z of the model, KL is the cross-entropy
-        ``log Σ exp z - Σ p z`` minus the original's entropy; both are computed by the same
-        steps, so that an unchanged model has a divergence of exactly zero.
-        """
-        cross = _cross_entropy(self[window], logits, log_sum)
-        agree = logits.argmax(dim=-1) == self._modes[window]
-        return float((cross - self._entropies[window]).mean()), float(agree.double().mean())
+    def modes(self, window: int) -> Tensor:
+        """Most likely next token at each position."""
+        return self._modes[window]
 
 
 def _stacked(tensors: list[Tensor]) -> Any:
@@ -144,28 +146,100 @@ def _allocate(shape: tuple[int, ...], scratch: Path | None) -> Any:
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
+@dataclass(frozen=True)
+class WindowOutput:
+    """What a quantity is taken of.
+
+    Attributes
+    ----------
+    output
+        Logits of shape ``(length, vocabulary)``, or last hidden states.
+    log_sum
+        ``log Σ exp`` of the logits at each position; empty of an encoder.
+    tokens
+        The window's.
+    original, index
+        The original's outputs, and which window it is.
+    """
+
+    output: Tensor
+    log_sum: Tensor
+    tokens: Tensor
+    original: OriginalOutputs
+    index: int
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that is measured on a window.
+
+    Attributes
+    ----------
+    kinds
+        Of models that it is defined for.
+    of
+        From a window's output to numbers for its tokens, or one for the window, in double
+        precision.
+    """
+
+    kinds: frozenset[ModelKind]
+    of: Callable[[WindowOutput], Tensor]
+
+
 def score_windows(
     model: LoadedModel, windows: Tensor, original: OriginalOutputs, *, tick: Tick = lambda: None
 ) -> WindowScores:
     """Score a changed model against the original on the same windows."""
-    nll: list[float] = []
-    kl: list[float] = []
-    agreement: list[float] = []
-    output_nmse: list[float] = []
+    asked = {name: q for name, q in QUANTITIES.items() if model.kind in q.kinds}
+    found: dict[str, list[Tensor]] = {name: [] for name in asked}
     for i, output in enumerate(_outputs(model, windows)):
-        if model.kind is ModelKind.ENCODER:
-            reference = original[i]
-            error = ((output - reference).double() ** 2).sum()
-            output_nmse.append(float(error / (reference.double() ** 2).sum()))
-        else:
-            log_sum = torch.logsumexp(output, dim=-1)
-            its_kl, its_agreement = original.divergence(i, output, log_sum)
-            kl.append(its_kl)
-            agreement.append(its_agreement)
-            if model.kind is ModelKind.CAUSAL:
-                nll.append(_nll(output, log_sum, windows[i]))
+        encodes = model.kind is ModelKind.ENCODER
+        log_sum = output.new_empty(0) if encodes else torch.logsumexp(output, dim=-1)
+        seen = WindowOutput(output, log_sum, windows[i], original, i)
+        for name, quantity in asked.items():
+            found[name].append(quantity.of(seen))
         tick()
-    return WindowScores(tuple(nll), tuple(kl), tuple(agreement), tuple(output_nmse))
+    return WindowScores(
+        {name: tuple(float(one.mean()) for one in its) for name, its in found.items()},
+        {name: tuple(one.reshape(-1).numpy() for one in its) for name, its in found.items()},
+    )
+
+
+def _nll_of(seen: WindowOutput) -> Tensor:
+    return _nll(seen.output, seen.log_sum, seen.tokens)
+
+
+def _kl_of(seen: WindowOutput) -> Tensor:
+    """KL(original ‖ model) at each position, nats.
+
+    With probabilities p of the original and logits z of the model, KL is the cross-entropy
+    ``log Σ exp z - Σ p z`` minus the original's entropy; both are computed by the same
+    steps, so that an unchanged model has a divergence of exactly zero.
+    """
+    cross = _cross_entropy(seen.original[seen.index], seen.output, seen.log_sum)
+    return cross - seen.original.entropy(seen.index)
+
+
+def _agreement_of(seen: WindowOutput) -> Tensor:
+    """1 where the most likely token is the original's, else 0."""
+    return (seen.output.argmax(dim=-1) == seen.original.modes(seen.index)).double()
+
+
+def _output_nmse_of(seen: WindowOutput) -> Tensor:
+    """Squared error of the last hidden state over the original's squares."""
+    reference = seen.original[seen.index]
+    error = ((seen.output - reference).double() ** 2).sum()
+    return error / (reference.double() ** 2).sum()
+
+
+_PREDICTING = frozenset((ModelKind.CAUSAL, ModelKind.MASKED))
+QUANTITIES: dict[str, Quantity] = {
+    "nll": Quantity(frozenset((ModelKind.CAUSAL,)), _nll_of),
+    "kl": Quantity(_PREDICTING, _kl_of),
+    "agreement": Quantity(_PREDICTING, _agreement_of),
+    "output_nmse": Quantity(frozenset((ModelKind.ENCODER,)), _output_nmse_of),
+}
+"""What is measured on each window, by the name that metrics give it."""
 
 
 def _outputs(model: LoadedModel, windows: Tensor) -> Iterator[Tensor]:
@@ -191,10 +265,10 @@ def _outputs(model: LoadedModel, windows: Tensor) -> Iterator[Tensor]:
             yield output
 
 
-def _nll(logits: Tensor, log_sum: Tensor, window: Tensor) -> float:
-    """Mean negative log-likelihood of each next token, nats."""
+def _nll(logits: Tensor, log_sum: Tensor, window: Tensor) -> Tensor:
+    """Negative log-likelihood of each next token, nats."""
     of_target = logits[:-1].gather(1, window[1:, None]).squeeze(1)
-    return float((log_sum[:-1] - of_target).double().mean())
+    return (log_sum[:-1] - of_target).double()
 
 
 def _cross_entropy(probabilities: Tensor, logits: Tensor, log_sum: Tensor) -> Tensor:

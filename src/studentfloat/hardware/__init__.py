@@ -2,12 +2,11 @@
 
 from studentfloat.hardware.cost import UNITS, check_unit, cost, load_library, unit_verilog
 from studentfloat.hardware.operands import Operand, operand_from_format, resolve_operand
-from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost, HardwareTable
+from studentfloat.hardware.records import Candidate, HardwareCost, HardwareTable
 from studentfloat.hardware.units import Unit, accumulator_width, dot, mac, systolic_array
 
 __all__ = [
     "UNITS",
-    "AreaSplit",
     "Candidate",
     "HardwareCost",
     "HardwareTable",

@@ -5,27 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from studentfloat.records import AreaBreakdown
+
 __all__ = [
     "AccumulatorPoint",
-    "AreaSplit",
     "Candidate",
     "HardwareCost",
     "HardwareTable",
     "SweepPoint",
 ]
-
-
-@dataclass(frozen=True)
-class AreaSplit:
-    """Where the area goes, with the boundaries between the parts kept during synthesis.
-
-    Kept boundaries cost some area, so the parts add up to a little more than the whole.
-    """
-
-    decoder: float
-    multiplier: float
-    adder: float
-    register: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ class HardwareCost:
     area_unit: str
     area_spread: float
     area_relative_to_int4: float | None
-    area_split: AreaSplit | None
+    area_split: AreaBreakdown | None
     delay_ns: float
     energy_fj: float | None
     energy_real_fj: float | None

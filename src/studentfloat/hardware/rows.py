@@ -21,10 +21,11 @@ from studentfloat.hardware.proof import (
     prove_sum,
     prove_unit,
 )
-from studentfloat.hardware.records import AreaSplit, Candidate, HardwareCost
+from studentfloat.hardware.records import Candidate, HardwareCost
 from studentfloat.hardware.synthesis import Recipe, SynthesisResult, synthesize
 from studentfloat.hardware.timing import analyze_timing
 from studentfloat.hardware.units import Unit, dot, mac, systolic_array
+from studentfloat.records import AreaBreakdown
 
 __all__ = [
     "ARRAY_SIDE",
@@ -135,7 +136,7 @@ def _row_from_json(data: dict[str, object]) -> HardwareCost:
     assert isinstance(candidates, list)
     return HardwareCost(
         **data,  # type: ignore[arg-type]
-        area_split=AreaSplit(**split) if isinstance(split, dict) else None,
+        area_split=AreaBreakdown(**split) if isinstance(split, dict) else None,
         candidates=tuple(Candidate(**candidate) for candidate in candidates),
     )
 
@@ -241,7 +242,7 @@ def _dequantizer_row(job: Job, setting: Setting) -> HardwareCost:
         area_unit=library.area_unit,
         area_spread=_spread(areas),
         area_relative_to_int4=None,
-        area_split=AreaSplit(
+        area_split=AreaBreakdown(
             decoder=parts.get(unit.decoder.name, (0.0, 0.0))[0],
             multiplier=parts[unit.top][0],
             adder=0.0,
@@ -314,7 +315,7 @@ def _row(job: Job, setting: Setting) -> HardwareCost:
     )
 
 
-def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaSplit:
+def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaBreakdown:
     """Synthesize once more with all boundaries kept, and see what lies where."""
     multiplier = unit.multiplier
     decoders = {d.name for d in (multiplier.decoder_a, multiplier.decoder_b) if d}
@@ -323,7 +324,7 @@ def _split(unit: Unit, library: Library, recipe: Recipe) -> AreaSplit:
     areas = area_by_module(result.modular_json, unit.top, library)
     share = ARRAY_SIDE if unit.kind == "systolic" else 1
     logic = {name: own for name, (own, _) in areas.items()}
-    return AreaSplit(
+    return AreaBreakdown(
         decoder=sum(logic.get(name, 0.0) for name in decoders) / share,
         multiplier=sum(
             own for name, own in logic.items() if name not in decoders and name != unit.sum

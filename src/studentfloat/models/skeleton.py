@@ -192,6 +192,11 @@ def share_as_stored(
         kept = {name: other for name, other in ties.items() if name not in two}
         module.all_tied_weights_keys = kept  # type: ignore[assignment]
     share_tied_parameters(module)
+    for name in two:
+        # The model was built with the two as one.
+        owner, _, leaf = name.rpartition(".")
+        own = nn.Parameter(torch.empty_like(module.get_parameter(name)), requires_grad=False)
+        module.get_submodule(owner).register_parameter(leaf, own)
     return bool(two)
 
 

@@ -18,13 +18,17 @@ from studentfloat.errors import (
 from studentfloat.models.cache import build_once, cache_directory, sha256_of, sha256_of_files
 from studentfloat.models.safetensors_header import read_header
 from studentfloat.models.side_files import decides_outputs, side_files
-from studentfloat.models.stream import model_files
+from studentfloat.models.stream import list_tensors, model_files
 from studentfloat.untrusted import read_json, table
 
 __all__ = ["ModelSource", "Trust", "find_model"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_FLOAT8_CONVERSION = 1
+_FLOAT8_CAUTION = (
+    "This model's weights were dequantized from 8-bit floats: they lie on that format's grid."
+)
 _LAYERS = (
     *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers"),
     *("encoder_layers", "decoder_layers", "depth", "num_encoder_layers"),
@@ -133,6 +137,11 @@ def find_model(name: str, trust: Trust = Trust(), *, packed: bool = False) -> Mo
     packed
         Whether a directory with a packed model of ours will do; it is opened and checked.
 
+    Returns
+    -------
+    ModelSource
+        GGUF files and checkpoints in 8-bit floats are dequantized into the cache, once.
+
     Raises
     ------
     ModelError
@@ -161,8 +170,37 @@ def find_model(name: str, trust: Trust = Trust(), *, packed: bool = False) -> Mo
         source = _from_hub(name, trust)
     if packed and source.is_packed:
         return _checked_packed(source)
+    source = _dense(source)
     _check(source)
     return source
+
+
+def _dense(source: ModelSource) -> ModelSource:
+    """A checkpoint in 8-bit floats dequantized; any other as it is, unless it is of codes."""
+    from studentfloat.models.float8 import convert_float8, is_float8, refuse_codes
+
+    shards = model_files(source.directory)
+    if source.is_packed or not all(shard.is_file() for shard in shards):
+        return source
+    tensors, _ = list_tensors(shards)
+    if _quantization_method(source.config) is None:
+        refuse_codes(tensors, source.name)
+    if not is_float8(tensors):
+        return source
+    _check_weights(source)
+    what = f"{source.sha256[:12]}-{source.settings_sha256[:8]}-{_FLOAT8_CONVERSION}"
+    target = cache_directory() / "models" / f"float8-{source.directory.name}-{what}"
+    code = source.trust.remote_code
+    directory = build_once(
+        target, lambda out: convert_float8(shards, source.directory, out, source.config, code=code)
+    )
+    return ModelSource(
+        source.name,
+        directory,
+        f"{source.description}, dequantized from 8-bit floats",
+        (*source.cautions, _FLOAT8_CAUTION),
+        source.trust,
+    )
 
 
 def _checked_packed(source: ModelSource) -> ModelSource:

@@ -5,13 +5,10 @@ readers refuse a kind or version that they do not know.
 """
 
 from studentfloat.records.comparison import (
-    AreaBreakdown,
-    Baseline,
     Comparison,
-    FormatHardware,
-    FormatQuality,
     Frontier,
     FrontierPoint,
+    LayerLaw,
     PairedDifference,
     Standing,
 )
@@ -23,6 +20,8 @@ from studentfloat.records.files import (
     write_json,
     write_text_atomically,
 )
+from studentfloat.records.hardware import AreaBreakdown, FormatHardware
+from studentfloat.records.metrics import METRICS, Measurement, Metric, OnText
 from studentfloat.records.profile import (
     Histogram,
     LawFit,
@@ -32,17 +31,9 @@ from studentfloat.records.profile import (
     QuantilePairs,
     TensorProfile,
 )
-from studentfloat.records.provenance import Provenance
-from studentfloat.records.study import (
-    LayerLaw,
-    StudyCell,
-    StudyConfiguration,
-    StudyFailure,
-    StudyModel,
-    StudyResult,
-    StudyRow,
-    TaskScore,
-)
+from studentfloat.records.provenance import Provenance, TextSource
+from studentfloat.records.rows import Baseline, Configuration, Row, TaskScore, join_rows
+from studentfloat.records.study import StudyCell, StudyFailure, StudyResult
 from studentfloat.records.tensors import (
     PackedModel,
     SkippedTensor,
@@ -52,37 +43,41 @@ from studentfloat.records.tensors import (
 )
 
 __all__ = [
+    "METRICS",
     "AreaBreakdown",
     "Baseline",
     "Comparison",
+    "Configuration",
     "Evaluation",
     "FormatHardware",
-    "FormatQuality",
     "Frontier",
     "FrontierPoint",
     "Histogram",
     "LawFit",
     "LawFits",
     "LayerLaw",
+    "Measurement",
+    "Metric",
+    "OnText",
     "PackedModel",
     "PairedDifference",
     "Profile",
     "ProfileSummary",
     "Provenance",
     "QuantilePairs",
+    "Row",
     "SkippedTensor",
     "Standing",
     "StudyCell",
-    "StudyConfiguration",
     "StudyFailure",
-    "StudyModel",
     "StudyResult",
-    "StudyRow",
     "TaskScore",
     "TensorError",
     "TensorProfile",
     "TensorQuantization",
+    "TextSource",
     "Verification",
+    "join_rows",
     "read_json",
     "record_from_json",
     "record_to_json",

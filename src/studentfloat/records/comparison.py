@@ -1,99 +1,43 @@
-"""What formats cost a model, in quality and in silicon."""
+"""What formats cost a model: rows, which differences between them are real, and frontiers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from studentfloat.records.files import record_to_json
+from studentfloat.records.hardware import FormatHardware
 from studentfloat.records.provenance import Provenance
-from studentfloat.records.tensors import SkippedTensor, TensorError, TensorQuantization
+from studentfloat.records.rows import Baseline, Row, TaskScore
+from studentfloat.records.tensors import SkippedTensor
 
 __all__ = [
-    "AreaBreakdown",
-    "Baseline",
     "Comparison",
-    "FormatHardware",
-    "FormatQuality",
     "Frontier",
     "FrontierPoint",
+    "LayerLaw",
     "PairedDifference",
     "Standing",
 ]
 
 
 @dataclass(frozen=True)
-class FormatQuality:
-    """One row of a comparison: a format under a scheme on a model.
-
-    Quality figures are None where they were not measured (weights only) or are not
-    defined (perplexity of an encoder).
-
-    Attributes
-    ----------
-    weight_nmse
-        Over all quantized weights: sum of squared error over sum of squares.
-    perplexity, perplexity_se
-        exp of the mean negative log-likelihood per token (nats), and its standard error
-        over windows.
-    kl, kl_se
-        Mean over positions of KL(original ‖ quantized) of the next-token distribution, nats.
-    top1_agreement, top1_agreement_se
-        Share of positions where both have the same most likely token.
-    output_nmse, output_nmse_se
-        For models without a token distribution: squared error of the last hidden state
-        over its squares.
-    lookup_bits
-        Where not the format's exact values were measured but those that the silicon beside it
-        holds: the width of the fixed-point numbers that they were rounded to.
-    rank
-        1 + the number of formats that are significantly better; equal ranks are ties.
-    weights
-        How each weight was quantized, for methods beyond rounding to nearest.
-    """
-
-    name: str
-    method: str
-    block_size: int | str
-    scale_rule: str
-    scale_dtype: str
-    bits: int
-    bits_per_weight: float
-    weight_nmse: float
-    values: tuple[float, ...]
-    perplexity: float | None = None
-    perplexity_se: float | None = None
-    kl: float | None = None
-    kl_se: float | None = None
-    top1_agreement: float | None = None
-    top1_agreement_se: float | None = None
-    output_nmse: float | None = None
-    output_nmse_se: float | None = None
-    lookup_bits: int | None = None
-    rank: int | None = None
-    note: str = ""
-    seconds: float = 0.0
-    tensors: tuple[TensorError, ...] = ()
-    window_nll: tuple[float, ...] = ()
-    window_kl: tuple[float, ...] = ()
-    window_agreement: tuple[float, ...] = ()
-    window_output_nmse: tuple[float, ...] = ()
-    weights: tuple[TensorQuantization, ...] = ()
-
-
-@dataclass(frozen=True)
 class PairedDifference:
-    """Difference of a measure between two formats on the same windows.
+    """Difference of a measure between two rows on the same windows or items.
 
     Attributes
     ----------
+    measure
+        A metric's key, or a task and its measure such as ``piqa acc_norm``.
     difference
         Mean of `first` minus `second`; for a measure where less is better, negative
         means that `first` is better.
     low, high
         95 % interval of the studentized paired bootstrap.
     p_value
-        Two-sided, of the studentized paired bootstrap, Holm-adjusted over all pairs.
+        Two-sided, of the studentized paired bootstrap, Holm-adjusted: over all pairs of rows with
+        exact values, and over all other pairs.
     """
 
     measure: str
@@ -106,17 +50,8 @@ class PairedDifference:
     significant: bool
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """The original model on the same windows."""
-
-    perplexity: float | None
-    perplexity_se: float | None = None
-    window_nll: tuple[float, ...] = ()
-
-
 class Standing(Enum):
-    """Where a format stands with respect to a Pareto frontier."""
+    """Where a row stands with respect to a Pareto frontier."""
 
     FRONTIER = "frontier"
     WITHIN_NOISE = "within noise"
@@ -125,13 +60,13 @@ class Standing(Enum):
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """A format on the map of quality against a cost; `standing` is a :class:`Standing`."""
+    """A row on the map of quality against a cost; `standing` is a :class:`Standing`."""
 
     name: str
     cost: float
     cost_error: float
     loss: float
-    loss_error: float
+    loss_error: float | None
     standing: str
 
 
@@ -148,7 +83,7 @@ class Frontier:
     points
         In ascending order of cost.
     unit
-        Of silicon, where several were costed: ``mac``, ``dot16``.
+        Of silicon: ``mac``, ``dot16``; None of bits.
     """
 
     cost: str
@@ -159,76 +94,74 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class AreaBreakdown:
-    """Where a unit's area goes, in the unit's area unit.
-
-    Measured with the boundaries between the parts kept during synthesis, which costs some area:
-    the parts add up to a little more than the whole.
-    """
-
-    decoder: float
-    multiplier: float
-    adder: float
-    register: float
-
-
-@dataclass(frozen=True)
-class FormatHardware:
-    """What a multiply-accumulate unit of one row's format costs in silicon.
+class LayerLaw:
+    """Student's t on one weight tensor.
 
     Attributes
     ----------
-    name
-        Of the row.
-    lookup_bits
-        Width of the fixed-point numbers that the format's values are rounded to in the
-        unit, None where they are exact.
-    area, area_spread
-        In `area_unit`; the spread over synthesis recipes is the noise bar.
-    area_relative_to_int4
-        Over int4's area in the same unit and library.
-    delay_ns, energy_fj, energy_spread_fj
-        Shortest clock period; per clock cycle on uniform codes, and half its range over the
-        recipes.
-    energy_real_fj, codes
-        On the pairs of codes that meet in real layers, and in which.
-    proved
-        Whether Verilog and netlist were shown equal to the format's values.
-    area_breakdown
-        By part of the unit, None where it was not taken.
+    degrees_of_freedom, degrees_of_freedom_interval
+        ν and its 95 % likelihood interval; None is infinity, the normal law.
+    ks_difference
+        Kolmogorov-Smirnov distance of the normal law less that of t.
     """
 
     name: str
-    unit: str
-    library: str
-    lookup_bits: int | None
-    area: float
-    area_unit: str
-    area_spread: float
-    area_relative_to_int4: float | None
-    delay_ns: float
-    energy_fj: float | None
-    proved: bool
-    energy_spread_fj: float | None = None
-    energy_real_fj: float | None = None
-    codes: str | None = None
-    area_breakdown: AreaBreakdown | None = None
+    layer: int | None
+    role: str
+    degrees_of_freedom: float | None
+    degrees_of_freedom_low: float | None
+    degrees_of_freedom_high: float | None
+    ks_difference: float
+    best: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each format costs a model: the result of ``studentfloat compare``."""
+    """What each format costs a model: the result of ``studentfloat compare``.
+
+    A study of several models is one of these for each.
+
+    Attributes
+    ----------
+    formats
+        The rows, best first: every format under every method, and, where silicon is costed, a row
+        more for each whose values it cannot hold, such as ``nf4-fixed8``.
+    baseline, original_scores
+        The original's own figures.
+    ranked_by
+        Key of the metric that ranks and frontiers are of.
+    differences
+        Which rows differ for certain, measure by measure.
+    skipped
+        Tensors that were left as they were.
+    cautions
+        What to bear in mind with every figure.
+    frontiers
+        Of `ranked_by` against area and energy of each unit, and against bits per weight.
+    laws
+        Which distribution each weight follows, where that was asked for.
+    """
 
     KIND: ClassVar[str] = "comparison"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     model: str
-    formats: tuple[FormatQuality, ...]
+    formats: tuple[Row, ...]
     baseline: Baseline
     provenance: Provenance
     ranked_by: str
     differences: tuple[PairedDifference, ...] = ()
     skipped: tuple[SkippedTensor, ...] = ()
     cautions: tuple[str, ...] = ()
-    hardware: tuple[FormatHardware, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
+    original_scores: tuple[TaskScore, ...] = ()
+    laws: tuple[LayerLaw, ...] = ()
+
+    @property
+    def hardware(self) -> tuple[FormatHardware, ...]:
+        """The silicon of all rows."""
+        return tuple(its for row in self.formats for its in row.hardware)
+
+    def derived(self) -> dict[str, Any]:
+        """Silicon again, in a list of its own, for readers of the JSON."""
+        return {"hardware": [record_to_json(its) for its in self.hardware]}

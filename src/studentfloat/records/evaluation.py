@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from studentfloat.records.provenance import Provenance
-from studentfloat.records.study import TaskScore
+from studentfloat.records.rows import TaskScore
 
 __all__ = ["Evaluation"]
 
@@ -26,7 +26,7 @@ class Evaluation:
     """
 
     KIND: ClassVar[str] = "evaluation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     model: str
     scores: tuple[TaskScore, ...]

@@ -68,9 +68,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def record_to_json(record: Any) -> dict[str, Any]:
-    """A record as plain JSON data: tuples as lists, numbers that are not finite as null."""
+    """A record as plain JSON data: tuples as lists, numbers that are not finite as null.
+
+    A record's method ``derived`` gives what is said again in another form; reading ignores it.
+    """
     data = {"schema": f"{record.KIND}/{record.VERSION}"} if hasattr(record, "KIND") else {}
-    return {**data, **_plain(dataclasses.asdict(record))}
+    return {**data, **_fields(record)}
 
 
 def record_from_json(kind: type[T], data: Any, *, where: str = "record") -> T:
@@ -96,7 +99,17 @@ def _get(data: Any, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
 
 
+def _fields(record: Any) -> dict[str, Any]:
+    """A record's fields, and what its class derives of them for readers of the JSON."""
+    plain = {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if hasattr(type(record), "derived"):
+        plain |= _plain(record.derived())
+    return plain
+
+
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _fields(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

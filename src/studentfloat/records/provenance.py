@@ -10,9 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Provenance", "machine_facts", "make_provenance", "package_versions"]
+__all__ = ["Provenance", "TextSource", "machine_facts", "make_provenance", "package_versions"]
 
 _PACKAGES = ("studentfloat", "torch", "transformers", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text that something was measured on: where it comes from, and the hash of its bytes."""
+
+    source: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,13 @@ class Provenance:
     versions
         Package name to version, Python among them.
     seed
-        Of the bootstrap and everything else that draws.
-    model_sha256, text_sha256
-        Of the weights files and of the text.
+        For the bootstrap and everything else that draws.
+    model_sha256
+        Of the weights files.
     model_source
         In words: for the embedded model, that its weights were 4-bit before.
+    texts
+        That quality was measured on.
     machine
         Processor, cores, platform.
     created
@@ -41,10 +51,9 @@ class Provenance:
     seed: int
     model_sha256: str
     model_source: str
-    text_sha256: str | None
-    text_source: str | None
     machine: dict[str, Any]
     created: str
+    texts: tuple[TextSource, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,8 +62,7 @@ def make_provenance(
     seed: int,
     model_sha256: str,
     model_source: str,
-    text_sha256: str | None,
-    text_source: str | None,
+    texts: tuple[TextSource, ...] = (),
     settings: dict[str, Any],
 ) -> Provenance:
     """Collect versions, hashes and the machine."""
@@ -63,8 +71,7 @@ def make_provenance(
         seed=seed,
         model_sha256=model_sha256,
         model_source=model_source,
-        text_sha256=text_sha256,
-        text_source=text_source,
+        texts=texts,
         machine=machine_facts(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from studentfloat.records import Standing
+from studentfloat.records import Metric, Standing
 from studentfloat.report.figures import Figure, fill
 from studentfloat.report.labels import place_labels
 from studentfloat.report.palette import SERIES, SHAPES
-from studentfloat.report.points import Axis, PointMap, standings
+from studentfloat.report.points import PointMap, standings
 
 __all__ = [
     "FLOOR",
@@ -184,7 +185,7 @@ def _number(field: str, title: str) -> dict[str, Any]:
 
 
 def frontier_rows(
-    points: PointMap, cost: Axis, measure: Axis, *, width: float = _WIDTH
+    points: PointMap, cost: Metric, measure: Metric, *, width: float = _WIDTH
 ) -> dict[str, Any]:
     """What fills :func:`frontier_template` with all of a study's points."""
     shown = [p for p in points.points if cost.key in p.costs and measure.key in p.measures]
@@ -234,7 +235,7 @@ def _original(model: str, models: list[str]) -> str:
     return "original" if len(models) == 1 else f"{model}, original"
 
 
-def _bar(value: float, error: float | None, measure: Axis) -> dict[str, float]:
+def _bar(value: float, error: float | None, measure: Metric) -> dict[str, float]:
     """Two standard errors either way."""
     low, high = value - 2 * (error or 0.0), value + 2 * (error or 0.0)
     if measure.logarithmic and value > 0:
@@ -242,12 +243,12 @@ def _bar(value: float, error: float | None, measure: Axis) -> dict[str, float]:
     return {"low": low, "high": high}
 
 
-def forest_rows(points: PointMap, model: str, measure: Axis) -> dict[str, Any]:
+def forest_rows(points: PointMap, model: str, measure: Metric) -> dict[str, Any]:
     """What fills :func:`forest_template` with all of a model's rows, the best first."""
     shown = [point for point in points.of(model) if measure.key in point.measures]
     sign = -1 if measure.higher_is_better else 1
     shown.sort(key=lambda point: sign * point.measures[measure.key][0])
-    linear = Axis(measure.key, measure.label, measure.short, logarithmic=False)
+    linear = replace(measure, logarithmic=False)
     originals = points.originals.get(model, {})
     return {
         "@rows": [
@@ -273,7 +274,7 @@ def map_figures(points: PointMap) -> list[Figure]:
     """Every frontier and every measure as figures of their own, with all rows."""
     figures = []
     frontier, forest = frontier_template(), forest_template()
-    for measure in points.measures:
+    for measure in (axis for axis in points.measures if not axis.detail):
         for cost in points.costs:
             slots = frontier_rows(points, cost, measure)
             if len({row["cost"] for row in slots["@points"]}) > 1:
@@ -305,7 +306,7 @@ FOREST_CAPTION = (
 )
 
 
-def frontier_caption(measure: Axis) -> str:
+def frontier_caption(measure: Metric) -> str:
     """What the map shows, in words."""
     better = "Higher" if measure.higher_is_better else "Lower"
     return (

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from studentfloat.records import (
+    METRICS,
+    Comparison,
     FormatHardware,
-    FormatQuality,
-    StudyModel,
+    Row,
     StudyResult,
-    StudyRow,
     TensorError,
 )
 from studentfloat.report.figures import Figure, altair, inline
@@ -28,11 +28,11 @@ _WIDE = {"width": "container", "autosize": _FIT}
 
 def format_figures(result: StudyResult) -> list[Figure]:
     """Where each format's values lie, and where its unit's area goes."""
-    rows = [row for model in result.models for row in model.rows]
+    rows = [row for model in result.models for row in model.formats]
     return _drawn([_number_lines(rows), _breakdown(rows)])
 
 
-def model_figures(model: StudyModel) -> list[Figure]:
+def model_figures(model: Comparison) -> list[Figure]:
     """Errors by layer and kind, against KL, pairs, and the law of each layer."""
     return _drawn([make(model) for make in (_layers, _kinds, _weight_error, _pairs, _degrees)])
 
@@ -41,17 +41,13 @@ def _drawn(figures: Iterable[Figure | None]) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def _qualities(model: StudyModel) -> list[tuple[str, FormatQuality]]:
-    return [(r.configuration.name, r.quality) for r in model.rows if r.quality is not None]
+def _qualities(model: Comparison) -> list[tuple[str, Row]]:
+    return [(row.name, row) for row in model.formats if row.measures]
 
 
-def _number_lines(rows: Iterable[StudyRow]) -> Figure | None:
+def _number_lines(rows: Iterable[Row]) -> Figure | None:
     """Every format's values on one line each, scaled to the same greatest magnitude."""
-    formats: dict[tuple[str, tuple[float, ...]], FormatQuality] = {}
-    for row in rows:
-        if row.quality is not None and row.quality.values:
-            name = row.configuration.format
-            formats.setdefault((name, row.quality.values), row.quality)
+    formats = dict.fromkeys((row.format, row.values) for row in rows if row.values)
     if not formats:
         return None
     alt = altair()
@@ -97,12 +93,12 @@ def _kind(values: tuple[float, ...], value: float) -> str:
     return "value" if -value in values else "no mirror image"
 
 
-def unique_silicon(rows: Iterable[StudyRow]) -> list[tuple[str, FormatHardware]]:
+def unique_silicon(rows: Iterable[Row]) -> list[tuple[str, FormatHardware]]:
     """Each format in each unit once, by its name, cheapest first."""
     found: dict[tuple[Any, ...], tuple[str, FormatHardware]] = {}
     for row in rows:
         for silicon in row.hardware:
-            name = row.configuration.format
+            name = row.format
             key = (name, silicon.unit, silicon.library, silicon.area, silicon.energy_real_fj)
             found.setdefault(key, (name, silicon))
     return sorted(found.values(), key=lambda pair: (pair[1].unit, pair[1].area))
@@ -111,7 +107,7 @@ def unique_silicon(rows: Iterable[StudyRow]) -> list[tuple[str, FormatHardware]]
 _PARTS = ("decoder", "multiplier", "adder", "register")
 
 
-def _breakdown(rows: Iterable[StudyRow]) -> Figure | None:
+def _breakdown(rows: Iterable[Row]) -> Figure | None:
     """Area by part of the unit."""
     drawn: dict[tuple[str, str, str], dict[str, Any]] = {}
     silicon = unique_silicon(rows)
@@ -170,7 +166,7 @@ def _mean_by(tensors: Iterable[TensorError], key: str) -> dict[Any, float]:
     return {group: error / max(count, 1) for group, (error, count) in sums.items()}
 
 
-def _layers(model: StudyModel) -> Figure | None:
+def _layers(model: Comparison) -> Figure | None:
     """Weight error by layer: the best rows in color, the others grey."""
     found = [(name, _mean_by(quality.tensors, "layer")) for name, quality in _qualities(model)]
     found = [(name, by_layer) for name, by_layer in found if len(by_layer) > 1]
@@ -227,7 +223,7 @@ def _layers(model: StudyModel) -> Figure | None:
     )
 
 
-def _kinds(model: StudyModel) -> Figure | None:
+def _kinds(model: Comparison) -> Figure | None:
     """Weight error by kind of weight."""
     rows = [
         {"name": name, "kind": kind, "error": error}
@@ -263,12 +259,12 @@ def _kinds(model: StudyModel) -> Figure | None:
     )
 
 
-def _weight_error(model: StudyModel) -> Figure | None:
+def _weight_error(model: Comparison) -> Figure | None:
     """Weight error against KL: they do not order formats alike."""
     rows = [
         {
             "name": name,
-            "label": name if len(model.rows) <= 20 else "",
+            "label": name if len(model.formats) <= 20 else "",
             "weight error": quality.weight_nmse,
             "KL": quality.kl,
             "low": max(quality.kl - 2 * (quality.kl_se or 0), 0.1 * quality.kl),
@@ -311,16 +307,17 @@ def _weight_error(model: StudyModel) -> Figure | None:
 _VERDICTS = {"row is better": "+", "tie": "", "row is worse": "−"}
 
 
-def _pairs(model: StudyModel) -> Figure | None:
+def _pairs(model: Comparison) -> Figure | None:
     """Which differences are real, for the measure that was tested first."""
     measure = next((pair.measure for pair in model.differences), None)
     pairs = [pair for pair in model.differences if pair.measure == measure]
-    names = [row.configuration.name for row in model.rows]
+    names = [row.name for row in model.formats]
     if measure is None or len(names) > _MOST_PAIRED:
         return None
-    higher = any(
+    higher = measure in METRICS and METRICS[measure].higher_is_better
+    higher = higher or any(
         f"{s.task} {s.metric}" == measure and s.higher_is_better
-        for row in model.rows
+        for row in model.formats
         for s in row.scores
     )
     rows = []
@@ -368,7 +365,7 @@ def _pairs(model: StudyModel) -> Figure | None:
     )
 
 
-def _degrees(model: StudyModel) -> Figure | None:
+def _degrees(model: Comparison) -> Figure | None:
     """ν of each weight tensor by layer, with its interval."""
     rows = [
         {

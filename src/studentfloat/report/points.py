@@ -1,4 +1,4 @@
-"""What can be drawn against what: the costs and measures that rows have, and who ties with whom."""
+"""What can be drawn against what: the costs and measures that rows have, and where rows stand."""
 
 from __future__ import annotations
 
@@ -6,38 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from studentfloat.records import FormatHardware, StudyModel, StudyResult, StudyRow, TaskScore
-from studentfloat.records.pareto import Candidate, Tie, frontier
+from studentfloat.records import (
+    METRICS,
+    Comparison,
+    FormatHardware,
+    Metric,
+    PairedDifference,
+    Row,
+    StudyResult,
+    TaskScore,
+)
+from studentfloat.records.metrics import Mean, Measured
+from studentfloat.records.pareto import MapPoint, place, ranks
 
-__all__ = ["Axis", "Point", "PointMap", "map_points", "rank_marks", "standings"]
+__all__ = ["BITS", "Point", "PointMap", "as_study", "map_points", "rank_marks", "standings"]
 
-
-@dataclass(frozen=True)
-class Axis:
-    """Something that rows are told apart by.
-
-    Attributes
-    ----------
-    key
-        ``area mac generic``, ``bits_per_weight``; ``kl``, ``piqa acc_norm``.
-    label
-        With the unit, for an axis.
-    short
-        For the heading of a column and the name of a file.
-    higher_is_better
-        Of costs never.
-    logarithmic
-        Whether ratios of it say more than differences.
-    digits
-        After the point, in tables.
-    """
-
-    key: str
-    label: str
-    short: str
-    higher_is_better: bool = False
-    logarithmic: bool = True
-    digits: int = 3
+BITS = Metric("bits_per_weight", "bits", "bits per weight, scales included")
+"""The cost that every row has."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,8 @@ class Point:
     ----------
     bits
         That one code has, if known.
+    exact
+        Of what silicon holds, the row with the format's exact values.
     costs
         The error is half the range over synthesis recipes.
     measures
@@ -59,8 +46,9 @@ class Point:
     method: str
     format: str
     bits: int | None
+    exact: str | None
     costs: dict[str, tuple[float, float]]
-    measures: dict[str, tuple[float, float | None]]
+    measures: dict[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -69,71 +57,77 @@ class PointMap:
 
     Attributes
     ----------
+    costs, measures
+        The axes; of measures the one that rows are ranked by comes first.
     originals
         By model and measure: what the model does as it was.
-    ties
-        By model and measure: pairs of names that a paired test does not tell apart. A measure
-        that is not there was not tested.
+    tests
+        By model and measure: paired differences. A measure that is not there was not tested.
     """
 
-    costs: tuple[Axis, ...]
-    measures: tuple[Axis, ...]
+    costs: tuple[Metric, ...]
+    measures: tuple[Metric, ...]
     points: tuple[Point, ...]
-    originals: dict[str, dict[str, tuple[float, float | None]]] = field(default_factory=dict)
-    ties: dict[str, dict[str, frozenset[frozenset[str]]]] = field(default_factory=dict)
+    originals: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    tests: dict[str, dict[str, tuple[PairedDifference, ...]]] = field(default_factory=dict)
 
     def of(self, model: str) -> tuple[Point, ...]:
         """The points of one model."""
         return tuple(point for point in self.points if point.model == model)
 
 
-_QUALITIES = (
-    Axis("kl", "KL from the original (nats per token)", "KL"),
-    Axis("perplexity", "perplexity", "perplexity", digits=2),
-    Axis("top1_agreement", "same most likely token as the original", "top-1", True, False),
-    Axis("output_nmse", "error of the last hidden state", "output error", digits=5),
-    Axis("weight_nmse", "weight error", "weight error", digits=5),
-)
-_BITS = Axis("bits_per_weight", "bits per weight, scales included", "bits")
+def as_study(comparison: Comparison) -> StudyResult:
+    """One model's comparison as a study that is done."""
+    rows = len(comparison.formats)
+    return StudyResult(comparison.model, (comparison,), planned=rows, done=rows, failures=())
 
 
 def map_points(result: StudyResult) -> PointMap:
     """Lay out all rows of all models by what was measured of them."""
-    costs, measures, points = {_BITS.key: _BITS}, {axis.key: axis for axis in _QUALITIES}, []
+    costs, points = {BITS.key: BITS}, []
+    tasks: dict[str, Metric] = {}
     for model in result.models:
-        for row in model.rows:
+        for row in model.formats:
             for silicon in row.hardware:
                 costs |= {axis.key: axis for axis in _silicon_axes(silicon)}
-            measures |= {_score_key(s): _score_axis(s) for s in row.scores if s.primary}
+            tasks |= {_score_key(s): _score_axis(s) for s in row.scores if s.primary}
             points.append(_point(model.model, row))
-        measures |= {_score_key(s): _score_axis(s) for s in model.original_scores if s.primary}
+        tasks |= {_score_key(s): _score_axis(s) for s in model.original_scores if s.primary}
+    headlines = {model.ranked_by for model in result.models}
+    measures = [
+        *sorted(METRICS.values(), key=lambda axis: (axis.key not in headlines, axis.detail)),
+        *tasks.values(),
+    ]
     # The frontier against silicon is what the reader came for; bits are on every row.
-    order = sorted(costs.values(), key=lambda axis: (axis.key == _BITS.key, axis.key))
+    order = sorted(costs.values(), key=lambda axis: (axis.key == BITS.key, axis.key))
     return PointMap(
         costs=tuple(axis for axis in order if any(axis.key in p.costs for p in points)),
-        measures=tuple(
-            axis for axis in measures.values() if any(axis.key in p.measures for p in points)
-        ),
+        measures=tuple(a for a in measures if any(a.key in p.measures for p in points)),
         points=tuple(points),
         originals={model.model: _originals(model) for model in result.models},
-        ties={model.model: _ties(model) for model in result.models},
+        tests={model.model: _tests(model) for model in result.models},
     )
 
 
-def _silicon_axes(silicon: FormatHardware) -> dict[Axis, tuple[float, float]]:
+def _silicon_axes(silicon: FormatHardware) -> dict[Metric, tuple[float, float]]:
     """Each thing that a unit costs, with how much of it and its spread."""
     unit, of = silicon.unit, f"{silicon.unit} {silicon.library}"
-    energy, spread = f"energy of one {unit} per clock cycle (fJ)", silicon.energy_spread_fj or 0.0
-    area = Axis(f"area {of}", f"area of one {unit} ({silicon.area_unit})", f"area of {unit}")
+    energy, spread = f"energy of one {unit} per clock cycle", silicon.energy_spread_fj or 0.0
+    area = Metric(f"area {of}", f"area of {unit}", f"area of one {unit}", silicon.area_unit,
+                  digits=0)  # fmt: skip
     axes = {area: (silicon.area, silicon.area_spread)}
     if silicon.energy_real_fj is not None:
-        label = f"{energy}, the model's codes"
-        real = Axis(f"energy, real {of}", label, f"energy of {unit}, real codes")
-        axes[real] = (silicon.energy_real_fj, spread)
+        short, words = f"energy of {unit}, real codes", f"{energy}, the model's codes"
+        axes[Metric(f"energy, real {of}", short, words, "fJ", digits=0)] = (
+            silicon.energy_real_fj,
+            spread,
+        )
     if silicon.energy_fj is not None:
-        label = f"{energy}, uniform codes"
-        uniform = Axis(f"energy, uniform {of}", label, f"energy of {unit}, uniform codes")
-        axes[uniform] = (silicon.energy_fj, spread)
+        short, words = f"energy of {unit}, uniform codes", f"{energy}, uniform codes"
+        axes[Metric(f"energy, uniform {of}", short, words, "fJ", digits=0)] = (
+            silicon.energy_fj,
+            spread,
+        )
     return axes
 
 
@@ -141,52 +135,51 @@ def _score_key(score: TaskScore) -> str:
     return f"{score.task} {score.metric}"
 
 
-def _score_axis(score: TaskScore) -> Axis:
-    key = _score_key(score)
-    return Axis(key, key, key, score.higher_is_better, logarithmic=not score.higher_is_better)
+def _score_axis(score: TaskScore) -> Metric:
+    key, higher = _score_key(score), score.higher_is_better
+    return Metric(key, key, key, aggregate=Mean(), higher_is_better=higher, logarithmic=not higher)
 
 
-def _point(model: str, row: StudyRow) -> Point:
+def _point(model: str, row: Row) -> Point:
     costs: dict[str, tuple[float, float]] = {}
-    if row.bits_per_weight is not None:
-        costs[_BITS.key] = (row.bits_per_weight, 0.0)
+    # What silicon holds of a format is no other checkpoint.
+    if row.bits_per_weight is not None and row.exact is None:
+        costs[BITS.key] = (row.bits_per_weight, 0.0)
     for silicon in row.hardware:
         costs |= {axis.key: value for axis, value in _silicon_axes(silicon).items()}
-    measures: dict[str, tuple[float, float | None]] = {}
-    for axis in _QUALITIES if row.quality else ():
-        value = getattr(row.quality, axis.key)
-        if value is not None:
-            measures[axis.key] = (value, getattr(row.quality, f"{axis.key}_se", None))
-    measures |= _scores(row.scores)
-    setting = row.configuration
-    bits = None if row.quality is None else row.quality.bits
-    return Point(model, setting.name, setting.method, setting.format, bits, costs, measures)
+    measures = {one.metric: (one.value, one.standard_error) for one in row.measures}
+    return Point(
+        model,
+        row.name,
+        row.method,
+        row.format,
+        row.bits,
+        row.exact,
+        costs,
+        {**measures, **_scores(row.scores)},
+    )
 
 
-def _scores(scores: Sequence[TaskScore]) -> dict[str, tuple[float, float | None]]:
+def _scores(scores: Sequence[TaskScore]) -> dict[str, Measured]:
     return {_score_key(s): (s.value, s.standard_error) for s in scores if s.primary}
 
 
-def _originals(model: StudyModel) -> dict[str, tuple[float, float | None]]:
-    found = _scores(model.original_scores)
-    if model.baseline is not None and model.baseline.perplexity is not None:
-        found["perplexity"] = (model.baseline.perplexity, model.baseline.perplexity_se)
-    return found
+def _originals(model: Comparison) -> dict[str, Measured]:
+    measured = {one.metric: (one.value, one.standard_error) for one in model.baseline.measures}
+    return {**_scores(model.original_scores), **measured}
 
 
-def _ties(model: StudyModel) -> dict[str, frozenset[frozenset[str]]]:
-    ties: dict[str, set[frozenset[str]]] = {}
+def _tests(model: Comparison) -> dict[str, tuple[PairedDifference, ...]]:
+    found: dict[str, list[PairedDifference]] = {}
     for pair in model.differences:
-        of_measure = ties.setdefault(pair.measure, set())
-        if not pair.significant:
-            of_measure.add(frozenset((pair.first, pair.second)))
-    return {measure: frozenset(pairs) for measure, pairs in ties.items()}
+        found.setdefault(pair.measure, []).append(pair)
+    return {measure: tuple(pairs) for measure, pairs in found.items()}
 
 
-def standings(points: PointMap, model: str, cost: str, measure: Axis) -> dict[str, str]:
+def standings(points: PointMap, model: str, cost: str, measure: Metric) -> dict[str, str]:
     """Where each row of a model stands on the map of a measure against a cost.
 
-    The page does the same among the rows that its reader has chosen (``page.js``).
+    The page does the same among the rows that its reader has chosen (``study.js``).
 
     Returns
     -------
@@ -194,49 +187,26 @@ def standings(points: PointMap, model: str, cost: str, measure: Axis) -> dict[st
         Values of :class:`~studentfloat.records.Standing` by the row's name; rows that lack the
         cost or the measure are left out.
     """
-    shown = [p for p in points.of(model) if cost in p.costs and measure.key in p.measures]
     sign = -1 if measure.higher_is_better else 1
-    candidates = [
-        Candidate(p.name, p.costs[cost][0], sign * p.measures[measure.key][0]) for p in shown
-    ]
-    found = frontier(
-        candidates,
-        cost_tie=_overlap({p.name: p.costs[cost] for p in shown}, errors=1),
-        loss_tie=_loss_tie(points, model, measure.key, shown),
-    )
-    return {point.name: point.standing for point in found}
+    shown = []
+    for point in points.of(model):
+        if cost in point.costs and measure.key in point.measures:
+            (at, spread), (value, error) = point.costs[cost], point.measures[measure.key]
+            shown.append(MapPoint(point.name, at, sign * value, spread, error))
+    tests = points.tests.get(model, {}).get(measure.key, ())
+    return {point.name: point.standing for point in place(shown, tests, exact=measure.exact)}
 
 
-def _loss_tie(points: PointMap, model: str, measure: str, shown: Sequence[Point]) -> Tie:
-    tested = points.ties.get(model, {}).get(measure)
-    if tested is None:
-        # No paired test of it: bars of two standard errors must be apart.
-        errors = {p.name: p.measures[measure] for p in shown}
-        return _overlap({n: (v, e or 0.0) for n, (v, e) in errors.items()}, errors=2)
-    return lambda a, b: frozenset((a, b)) in tested
-
-
-def _overlap(values: dict[str, tuple[float, float]], *, errors: int) -> Tie:
-    def tie(a: str, b: str) -> bool:
-        (value_a, error_a), (value_b, error_b) = values[a], values[b]
-        return abs(value_a - value_b) <= errors * (error_a + error_b)
-
-    return tie
-
-
-def rank_marks(points: PointMap, model: StudyModel) -> dict[tuple[str, str], str]:
-    """Ranks by (row, measure): 1 + how many are significantly better; ``=`` before shared ones."""
+def rank_marks(points: PointMap, model: Comparison) -> dict[tuple[str, str], str]:
+    """Ranks by (row, measure): 1 + how many formats are significantly better; ``=`` if shared."""
     higher = {axis.key: axis.higher_is_better for axis in points.measures}
-    ranks: dict[str, Counter[str]] = {}
-    for pair in model.differences:
-        of_measure = ranks.setdefault(pair.measure, Counter())
-        first_wins = (pair.difference > 0) == higher.get(pair.measure, False)
-        better, worse = (pair.first, pair.second) if first_wins else (pair.second, pair.first)
-        of_measure[better] += 0
-        of_measure[worse] += pair.significant
+    exact = [row.name for row in model.formats if row.exact is None]
     marks = {}
-    for measure, losses in ranks.items():
-        shared = Counter(losses.values())
-        for name, losses_of in losses.items():
-            marks[name, measure] = f"{'=' if shared[losses_of] > 1 else ''}{losses_of + 1}"
+    for measure, pairs in _tests(model).items():
+        names = list(dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second)))
+        better = higher.get(measure, False)
+        found = ranks(names, pairs, higher_is_better=better, counted=exact)
+        shared = Counter(found.values())
+        for name, rank in found.items():
+            marks[name, measure] = f"{'=' if shared[rank] > 1 else ''}{rank}"
     return marks

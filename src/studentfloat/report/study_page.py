@@ -11,13 +11,12 @@ from typing import Any
 
 from studentfloat.records import (
     Comparison,
+    Metric,
     Provenance,
-    StudyModel,
     StudyResult,
     record_to_json,
 )
 from studentfloat.report.figures import Figure
-from studentfloat.report.from_comparison import as_study
 from studentfloat.report.maps import (
     FLOOR,
     FOREST_CAPTION,
@@ -31,7 +30,7 @@ from studentfloat.report.maps import (
 )
 from studentfloat.report.model_figures import format_figures, model_figures
 from studentfloat.report.page import definitions, figure_html, json_script, page, table
-from studentfloat.report.points import Axis, Point, PointMap, map_points, rank_marks
+from studentfloat.report.points import Point, PointMap, as_study, map_points, rank_marks
 from studentfloat.report.study_tables import failures_table, rows_table, silicon_table
 from studentfloat.report.table import notes
 
@@ -157,7 +156,7 @@ def _width(point: Point) -> str:
     return "other" if point.bits is None else f"{point.bits} bit"
 
 
-def _select(name: str, label: str, axes: tuple[Axis, ...]) -> str:
+def _select(name: str, label: str, axes: tuple[Metric, ...]) -> str:
     options = "".join(
         f'<option value="{html.escape(axis.key, quote=True)}">{html.escape(axis.label)}</option>'
         for axis in axes
@@ -191,7 +190,7 @@ def _forests(result: StudyResult, points: PointMap) -> list[str]:
     return parts
 
 
-def _model(index: int, model: StudyModel) -> list[str]:
+def _model(index: int, model: Comparison) -> list[str]:
     figures = model_figures(model)
     if not figures and not model.skipped:
         return []
@@ -207,17 +206,17 @@ def _model(index: int, model: StudyModel) -> list[str]:
     return [*parts, "</section>"]
 
 
-def _provenance(model: StudyModel, several: bool) -> str:
+def _provenance(model: Comparison, several: bool) -> str:
     heading = f"<h3>{html.escape(model.model)}</h3>" if several else ""
     return heading + definitions(_origin(model.provenance))
 
 
 def _origin(provenance: Provenance) -> dict[str, str]:
-    text = f"{provenance.text_source} (SHA-256 {(provenance.text_sha256 or '')[:16]}…)"
+    texts = [f"{text.source} (SHA-256 {text.sha256[:16]}…)" for text in provenance.texts]
     entries = {
         "made": provenance.created,
         "model": f"{provenance.model_source} (SHA-256 {provenance.model_sha256[:16]}…)",
-        "text": "none" if provenance.text_sha256 is None else text,
+        "text": "; ".join(texts) or "none",
         "versions": ", ".join(f"{k} {v}" for k, v in provenance.versions.items()),
         "machine": ", ".join(str(v) for v in provenance.machine.values() if v),
         "seed": str(provenance.seed),
@@ -243,7 +242,7 @@ def _dialog() -> str:
 def _records(result: StudyResult) -> list[str]:
     """Each row's record compressed: most of them are never looked at."""
     parts = []
-    for index, row in enumerate(row for model in result.models for row in model.rows):
+    for index, row in enumerate(row for model in result.models for row in model.formats):
         text = json.dumps(record_to_json(row), allow_nan=False, ensure_ascii=False)
         packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
         parts.append(f'<script type="text/plain" id="record-{index}">{packed}</script>')
@@ -279,19 +278,19 @@ def _payload(
             for row, point in enumerate(points.points)
         ],
         "originals": points.originals,
-        "ties": {
+        "tests": {
             model: {
                 measure: sorted(
-                    sorted(row_of[model, name] for name in pair)
-                    for pair in pairs
-                    if all((model, name) in row_of for name in pair)
+                    [*sorted((row_of[model, p.first], row_of[model, p.second])), p.significant]
+                    for p in pairs
+                    if (model, p.first) in row_of and (model, p.second) in row_of
                 )
                 for measure, pairs in of_model.items()
             }
-            for model, of_model in points.ties.items()
+            for model, of_model in points.tests.items()
         },
         "captions": {
-            side: frontier_caption(Axis("", "", "", higher_is_better=side == "higher"))
+            side: frontier_caption(Metric("", "", "", higher_is_better=side == "higher"))
             for side in ("higher", "lower")
         },
         "keys": KEYS,
@@ -301,11 +300,12 @@ def _payload(
     }
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _axis(axis: Metric) -> dict[str, Any]:
     return {
         "key": axis.key,
         "label": axis.label,
         "short": axis.short,
         "higher": axis.higher_is_better,
         "logarithmic": axis.logarithmic,
+        "exact": axis.exact,
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 
-from studentfloat.records import FormatHardware, StudyModel, StudyResult
+from studentfloat.records import Comparison, Metric, StudyResult
+from studentfloat.report.cells import SILICON_HEADINGS, Cell, Line, lines_of, silicon_cells
 from studentfloat.report.model_figures import unique_silicon
 from studentfloat.report.page import table
-from studentfloat.report.points import Axis, Point, PointMap
+from studentfloat.report.points import BITS, PointMap
 
 __all__ = ["failures_table", "rows_table", "silicon_table"]
 
@@ -23,7 +24,7 @@ def rows_table(
         Of :func:`~studentfloat.report.points.rank_marks`, by model.
     """
     # Bits first; energies are in the table of silicon.
-    costs = sorted(points.costs, key=lambda axis: axis.key != "bits_per_weight")
+    costs = sorted(points.costs, key=lambda axis: axis.key != BITS.key)
     costs = [axis for axis in costs if not axis.key.startswith("energy,")]
     columns = [*costs, *points.measures]
     head = "".join(
@@ -31,12 +32,11 @@ def rows_table(
         f"{html.escape(name)}</button></th>"
         for name in ("row", *(axis.short for axis in columns))
     )
-    row_of = {id(point): index for index, point in enumerate(points.points)}
     groups = []
     for index, model in enumerate(result.models):
         lines = [_original_line(model, points, columns)]
         lines += [
-            _line(row_of[id(p)], p, columns, marks[model.model]) for p in points.of(model.model)
+            _line(line, marks[model.model]) for line in lines_of(points, model.model, columns)
         ]
         heading = (
             f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{html.escape(model.model)}'
@@ -44,13 +44,14 @@ def rows_table(
         )
         shown = heading if len(result.models) > 1 else ""
         groups.append(f'<tbody data-model="{index}">{shown}{"".join(lines)}</tbody>')
+    held = any(point.exact is not None for point in points.points)
     return (
         f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"{''.join(groups)}</table></div>{_legend(marks)}"
+        f"{''.join(groups)}</table></div>{_legend(marks, held=held)}"
     )
 
 
-def _legend(marks: dict[str, dict[tuple[str, str], str]]) -> str:
+def _legend(marks: dict[str, dict[tuple[str, str], str]], *, held: bool) -> str:
     said = "± is one standard error; of areas, the spread over synthesis recipes."
     if any(marks.values()):
         said += (
@@ -58,57 +59,61 @@ def _legend(marks: dict[str, dict[tuple[str, str], str]]) -> str:
             "significantly better (paired test, adjusted over all pairs, 5 %), with = where it is "
             "shared; bold, where nothing is better for certain."
         )
+    if held:
+        said += (
+            " Below a format that silicon cannot hold as it is stands what it would hold, in fixed "
+            "point, with its area; it pushes no other row down."
+        )
     return f'<p class="faint">{said} A click on a row\'s name opens its record.</p>'
 
 
-def _original_line(model: StudyModel, points: PointMap, columns: list[Axis]) -> str:
+def _original_line(model: Comparison, points: PointMap, columns: list[Metric]) -> str:
     found = points.originals.get(model.model, {})
-    cells = "".join(_value(found.get(axis.key), axis, "") for axis in columns)
-    return f'<tr class="original"><td class="text">original</td>{cells}</tr>'
+    cells = (Cell(*found[axis.key], axis) if axis.key in found else None for axis in columns)
+    shown = "".join(_value(cell, "") for cell in cells)
+    return f'<tr class="original"><td class="text">original</td>{shown}</tr>'
 
 
-def _line(row: int, point: Point, columns: list[Axis], marks: dict[tuple[str, str], str]) -> str:
+def _line(line: Line, marks: dict[tuple[str, str], str]) -> str:
+    point, row = line.point, line.index
     cells = "".join(
-        _value(
-            point.measures.get(axis.key) or point.costs.get(axis.key),
-            axis,
-            marks.get((point.name, axis.key), ""),
-        )
-        for axis in columns
+        _value(cell, "" if cell is None else marks.get((point.name, cell.metric.key), ""))
+        for cell in line.cells
     )
-    name = html.escape(point.name)
+    title = (
+        "" if point.exact is None else f' title="{html.escape(point.exact)} as silicon holds it"'
+    )
+    held = "" if point.exact is None else " held"
     return (
-        f'<tr class="sorted" data-point="{row}"><td class="text">'
-        f'<button type="button" data-open="{row}">{name}</button></td>{cells}</tr>'
+        f'<tr class="sorted{held}" data-point="{row}"><td class="text"{title}>'
+        f'<button type="button" data-open="{row}">{html.escape(point.name)}</button></td>'
+        f"{cells}</tr>"
     )
 
 
-def _value(value: tuple[float, float | None] | None, axis: Axis, mark: str) -> str:
-    if value is None:
+def _value(cell: Cell | None, mark: str) -> str:
+    if cell is None:
         return "<td>-</td>"
-    number, error = value
-    area = axis.key.startswith("area")
-    digits = 0 if area else axis.digits
-    text = f"{number:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")
+    text = cell.text()
     if mark.strip("=") == "1":
         text = f'<span class="best">{text}</span>'
     rank = f'<span class="rank" title="rank {mark}">{mark}</span>' if mark else ""
-    return f'<td data-value="{number:.9g}">{text}{rank}</td>'
+    return f'<td data-value="{cell.value:.9g}">{text}{rank}</td>'
 
 
 def silicon_table(result: StudyResult) -> str:
     """Each format in each unit, cheapest first; empty where nothing was costed."""
-    silicon = unique_silicon(row for model in result.models for row in model.rows)
+    silicon = unique_silicon(row for model in result.models for row in model.formats)
     if not silicon:
         return ""
     first = silicon[0][1]
     several = len({hardware.unit for _, hardware in silicon}) > 1
     unit = ["unit"] if several else []
     headings = [
-        *("format", *unit, f"area {first.area_unit}", "area/int4", "delay ns"),
-        *("fJ uniform", "fJ real", "proved"),
+        *("format", *unit, f"area {first.area_unit}"),
+        *SILICON_HEADINGS,
     ]
-    rows = [[name, *([hw.unit] if several else []), *_silicon_cells(hw)] for name, hw in silicon]
+    rows = [[name, *([hw.unit] if several else []), *silicon_cells(hw)] for name, hw in silicon]
     listed = ", ".join(sorted({f"{hw.unit}, library {hw.library}" for _, hw in silicon}))
     said = (
         f"After synthesis, before placement: {listed}. ± is the spread over synthesis recipes. fJ: "
@@ -119,20 +124,6 @@ def silicon_table(result: StudyResult) -> str:
         f'<p class="faint">{html.escape(said)}</p>'
         f"{table(headings, rows, text_columns=('format', 'unit'))}"
     )
-
-
-def _silicon_cells(row: FormatHardware) -> list[str]:
-    relative, energy = row.area_relative_to_int4, row.energy_fj
-    lookup = "" if row.lookup_bits is None else f" ({row.lookup_bits}-bit)"
-    spread = "" if row.energy_spread_fj is None else f" ± {row.energy_spread_fj:.0f}"
-    return [
-        f"{row.area:.0f} ± {row.area_spread:.0f}{lookup}",
-        "-" if relative is None else f"{relative:.2f}",
-        f"{row.delay_ns:.2f}",
-        "-" if energy is None else f"{energy:.0f}{spread}",
-        "-" if row.energy_real_fj is None else f"{row.energy_real_fj:.0f}",
-        "yes" if row.proved else "no",
-    ]
 
 
 def failures_table(result: StudyResult) -> str:

@@ -5,70 +5,75 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from studentfloat.records import Comparison, FormatHardware, FormatQuality, Frontier, Standing
+from studentfloat.records import METRICS, Comparison, Frontier, Standing
+from studentfloat.report.cells import SILICON_HEADINGS, figure, lines_of, silicon_cells
+from studentfloat.report.points import BITS, as_study, map_points
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
 
-__all__ = ["comparison_rows", "print_comparison", "silicon_rows"]
-
-_HEADINGS = {
-    "rank": "rank",
-    "name": "format",
-    "bits_per_weight": "bits",
-    "weight_nmse": "error",
-    "perplexity": "perplexity",
-    "kl": "KL (nats)",
-    "top1_agreement": "top-1",
-    "output_nmse": "output error",
-}
+__all__ = ["comparison_rows", "notes", "print_comparison", "silicon_rows"]
 
 
-def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the table; columns that no format has are left out."""
-    shown = [
-        key for key in _HEADINGS if any(getattr(row, key) is not None for row in comparison.formats)
+def comparison_rows(
+    comparison: Comparison, *, details: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table of formats' exact values; columns without any are left out.
+
+    Parameters
+    ----------
+    details
+        Whether metrics that are details, such as percentiles, have columns too.
+    """
+    points = map_points(as_study(comparison))
+    columns = [BITS, *(m for m in METRICS.values() if m in points.measures)]
+    columns = [metric for metric in columns if details or not metric.detail]
+    rank = {row.name: row.rank for row in comparison.formats}
+    lines = [
+        line for line in lines_of(points, comparison.model, columns) if line.point.exact is None
     ]
-    ties = Counter(row.rank for row in comparison.formats)
-    rows = [
-        [_cell(row, key, tied=ties[row.rank] > 1) for key in shown] for row in comparison.formats
-    ]
-    return [_HEADINGS[key] for key in shown], rows
+    ties = Counter(rank[line.point.name] for line in lines)
+    rows = []
+    for line in lines:
+        its = rank[line.point.name]
+        mark = "-" if its is None else f"{'=' if ties[its] > 1 else ''}{its}"
+        cells = ("-" if cell is None else cell.text(narrow=True) for cell in line.cells)
+        rows.append([mark, line.point.name, *cells])
+    return ["rank", "format", *(metric.narrow or metric.short for metric in columns)], rows
 
 
 def silicon_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the silicon table, cheapest first; empty without hardware."""
+    """Headings and cells of the silicon table, cheapest first; empty without hardware.
+
+    Quality beside silicon is that of the values that the unit holds.
+    """
     standing = {
-        point.name: point.standing
+        (found.unit, point.name): point.standing
         for found in comparison.frontiers
         if found.cost == "area"
         for point in found.points
     }
-    rows = [
-        [f"{row.name}{_lookup_mark(row)}", *_silicon_cells(row), standing.get(row.name, "-")]
-        for row in sorted(comparison.hardware, key=lambda row: row.area)
-    ]
+    metric = METRICS[comparison.ranked_by]
+    value = {row.name: row.value(metric.key) for row in comparison.formats}
+    rows = []
+    for its in sorted(comparison.hardware, key=lambda its: its.area):
+        quality = value[its.name]
+        shown = "-" if quality is None else figure(quality[0], None, metric.digits)
+        where = standing.get((its.unit, its.name), "-")
+        rows.append([its.name, *silicon_cells(its), shown, where])
     unit = comparison.hardware[0].area_unit if comparison.hardware else ""
-    headings = [
-        "format",
-        f"area {unit}",
-        "area/int4",
-        "delay ns",
-        "fJ uniform",
-        "fJ real",
-        "proved",
-    ]
-    return [*headings, f"{comparison.ranked_by}/area"], rows
+    headings = ["format", f"area {unit}", *SILICON_HEADINGS]
+    return [*headings, metric.narrow or metric.short, f"{comparison.ranked_by}/area"], rows
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Console, *, details: bool = False) -> None:
     """Print the table, what it says, and what to bear in mind."""
     from rich.text import Text
 
     parts: list[RenderableType] = [
         Text(_title(comparison)),
         Text(),
-        _table(*comparison_rows(comparison)),
+        _table(*comparison_rows(comparison, details=details)),
         Text(),
     ]
     if comparison.hardware:
@@ -93,11 +98,10 @@ def _table(headings: list[str], rows: list[list[str]]) -> RenderableType:
 def notes(comparison: Comparison) -> list[str]:
     """What the table's figures mean, what was left alone, and every caution."""
     lines = [_legend(comparison)]
-    if comparison.baseline.perplexity is not None:
-        lines.append(
-            f"The original model has perplexity "
-            f"{_with_error(comparison.baseline.perplexity, comparison.baseline.perplexity_se, 2)}."
-        )
+    for one in comparison.baseline.measures:
+        if (metric := METRICS.get(one.metric)) is not None:
+            shown = figure(one.value, one.standard_error, metric.digits)
+            lines.append(f"The original model has {metric.name} {shown}.")
     if comparison.differences:
         real = sum(pair.significant for pair in comparison.differences)
         lines.append(
@@ -120,12 +124,9 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _legend(comparison: Comparison) -> str:
-    legend = (
-        "bits: per weight, scales included. error: of the weights, squared, over their squares."
-    )
-    if any(row.kl is not None for row in comparison.formats):
-        legend += " KL: from the original's next-token distribution, nats. top-1: same top token."
-    return legend
+    measured = {one.metric for row in comparison.formats for one in row.measures}
+    said = [m.explained for m in METRICS.values() if m.explained and m.key in measured]
+    return "".join(f"{words}. " for words in ("bits: per weight, scales included", *said)).strip()
 
 
 def _title(comparison: Comparison) -> str:
@@ -134,44 +135,10 @@ def _title(comparison: Comparison) -> str:
         f"{comparison.model}: blocks of {settings.get('block_size')}, {settings.get('scale_rule')} "
         f"scales in {settings.get('scale_dtype')}"
     )
-    if comparison.provenance.text_sha256 is not None:
+    if texts := len(comparison.provenance.texts):
         title += f", {settings.get('windows')} windows of {settings.get('window_length')} tokens"
+        title += f" of each of {texts} texts" if texts > 1 else ""
     return title
-
-
-def _cell(row: FormatQuality, key: str, *, tied: bool) -> str:
-    value = getattr(row, key)
-    if value is None:
-        return "-"
-    if key == "rank":
-        return f"={value}" if tied else str(value)
-    if key == "name":
-        return f"{value}{_lookup_mark(row)}"
-    if key == "bits_per_weight":
-        return f"{value:.3f}"
-    if key == "weight_nmse":
-        return f"{value:.5f}"
-    if key == "top1_agreement":
-        return f"{value:.3f}"
-    digits = {"perplexity": 2, "kl": 3, "output_nmse": 5}[key]
-    return _with_error(value, getattr(row, f"{key}_se"), digits)
-
-
-def _silicon_cells(row: FormatHardware) -> list[str]:
-    relative = row.area_relative_to_int4
-    return [
-        f"{row.area:.0f} ± {row.area_spread:.0f}",
-        "-" if relative is None else f"{relative:.2f}",
-        f"{row.delay_ns:.2f}",
-        "-" if row.energy_fj is None else _with_error(row.energy_fj, row.energy_spread_fj, 0),
-        "-" if row.energy_real_fj is None else f"{row.energy_real_fj:.0f}",
-        "yes" if row.proved else "no",
-    ]
-
-
-def _lookup_mark(row: FormatQuality | FormatHardware) -> str:
-    """Beside the name: that not the exact values were measured, but what the unit looks up."""
-    return "" if row.lookup_bits is None else f" ({row.lookup_bits}-bit)"
 
 
 def _silicon_notes(comparison: Comparison) -> list[str]:
@@ -188,11 +155,11 @@ def _silicon_notes(comparison: Comparison) -> list[str]:
             f"fJ: per clock cycle, on uniform codes and on those that meet in {codes}, weights "
             "and activations both in the format; the energy frontier is of the latter."
         )
-    bits = next((row.lookup_bits for row in comparison.formats if row.lookup_bits), None)
-    if bits:
+    held = [row.name for row in comparison.formats if row.exact is not None]
+    if held:
         lines.append(
-            f"({bits}-bit): a format without an integer grid, rounded to {bits}-bit fixed point "
-            "for its quality as for its silicon; --no-hardware measures the exact values."
+            f"{', '.join(held)}: formats without an integer grid as silicon holds them, rounded to "
+            "fixed point; the table of formats has their exact values."
         )
     return lines
 
@@ -209,7 +176,3 @@ def _frontier_note(found: Frontier) -> str | None:
     line = f"Frontier of {found.loss} against {cost}: {', '.join(names[Standing.FRONTIER])}"
     within = names[Standing.WITHIN_NOISE]
     return line + (f"; within its noise: {', '.join(within)}." if within else ".")
-
-
-def _with_error(value: float, error: float | None, digits: int) -> str:
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from studentfloat.study.comparison import DEFAULT_FORMATS, CompareOptions, compare
-from studentfloat.study.silicon import HardwareOptions, hardware_is_installed
+from studentfloat.study.comparison import compare
+from studentfloat.study.options import DEFAULT_FORMATS, CompareOptions, HardwareOptions
+from studentfloat.study.silicon import hardware_is_installed
 
 if TYPE_CHECKING:
     from studentfloat.study.sweep.results import read_study

@@ -6,21 +6,24 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from studentfloat.errors import ConfigError
-from studentfloat.evaluate import mean_and_error
 from studentfloat.models import ModelSource
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize import Method, Scheme
 from studentfloat.records import (
     Baseline,
-    FormatQuality,
+    Configuration,
+    Measurement,
+    Row,
     SkippedTensor,
     TensorError,
     TensorQuantization,
 )
+from studentfloat.records.metrics import measure
+from studentfloat.study.variants import Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
         QuantizedModel,
         WeightSite,
     )
-    from studentfloat.study.requests import Request
 
 __all__ = ["Bench", "Quantized", "baseline_of", "quality_row"]
 
@@ -238,40 +240,42 @@ class Bench:
 
 
 def quality_row(
-    request: Request,
+    configuration: Configuration,
+    variant: Variant,
     quantized: Quantized,
-    scores: WindowScores,
     *,
+    scores: WindowScores | None = None,
+    text: str = "",
     notes: Sequence[str] = (),
-    seconds: float = 0.0,
-) -> FormatQuality:
-    """The row of a table: what was asked, what quantizing did, how the model scored."""
-    scheme, method = request.scheme, request.method
-    return FormatQuality(
-        name=request.name,
-        method=method.name,
-        block_size=scheme.block_size,
-        scale_rule=method.on_scheme(scheme).scale_rule.name,
-        scale_dtype=scheme.scale_dtype_name,
-        bits=scheme.format.bits,
+) -> Row:
+    """The row of a table: what was asked, what quantizing did, how the model scored.
+
+    Parameters
+    ----------
+    scores, text
+        On one text, and the text's SHA-256; None of weights alone.
+    notes
+        What a reader must know beside what the variant and quantizing say.
+    """
+    assert variant.scheme is not None
+    nmse = quantized.error / quantized.energy if quantized.energy else 0.0
+    scored = () if scores is None else measure(text, scores.windows, scores.tokens)
+    return Row.of(
+        configuration,
+        bits=variant.scheme.format.bits,
         bits_per_weight=quantized.bits_per_weight,
-        weight_nmse=quantized.error / quantized.energy if quantized.energy else 0.0,
-        values=scheme.format.levels,
-        note="; ".join(part for part in (request.note, quantized.note, *notes) if part),
-        lookup_bits=request.lookup_bits,
-        seconds=seconds,
+        values=variant.scheme.format.levels,
+        measures=(Measurement("weight_nmse", nmse), *scored),
+        note="; ".join(part for part in (variant.note, quantized.note, *notes) if part),
         tensors=quantized.tensors,
-        weights=quantized.records,
-        **_quality_fields(scores),
+        # Times differ from run to run; they are in the log.
+        weights=tuple(replace(record, seconds=0.0) for record in quantized.records),
     )
 
 
-def baseline_of(nll: Sequence[float]) -> Baseline:
-    """The original's own perplexity; None of a model that gives no likelihoods."""
-    if not nll:
-        return Baseline(perplexity=None)
-    perplexity, error = _perplexity(nll)
-    return Baseline(perplexity, error, tuple(nll))
+def baseline_of(nll: Sequence[float], text: str) -> Baseline:
+    """The original's own figures on a text; none of a model that gives no likelihoods."""
+    return Baseline(measure(text, {"nll": nll}, {}))
 
 
 def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> Quantized:
@@ -336,28 +340,3 @@ def _quantize_site(
         bits_per_weight=bits,
     )
     return record, error, energy
-
-
-def _perplexity(nll: Sequence[float]) -> tuple[float, float | None]:
-    """exp of the mean, and its standard error by the delta method."""
-    mean, error = mean_and_error(nll)
-    return math.exp(mean), None if error is None else math.exp(mean) * error
-
-
-def _quality_fields(scores: WindowScores) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "window_nll": scores.nll,
-        "window_kl": scores.kl,
-        "window_agreement": scores.agreement,
-        "window_output_nmse": scores.output_nmse,
-    }
-    if scores.nll:
-        fields["perplexity"], fields["perplexity_se"] = _perplexity(scores.nll)
-    for name, values in (
-        ("kl", scores.kl),
-        ("top1_agreement", scores.agreement),
-        ("output_nmse", scores.output_nmse),
-    ):
-        if values:
-            fields[name], fields[f"{name}_se"] = mean_and_error(values)
-    return fields

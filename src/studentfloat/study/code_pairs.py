@@ -105,6 +105,7 @@ def code_pairs_of_model(
     *,
     text: EvaluationText | None = None,
     cache: ContentCache | None = None,
+    model: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> CodePairs:
     """Quantize linear layers and what enters them, and count which codes meet.
@@ -119,6 +120,8 @@ def code_pairs_of_model(
         By default the one that every CPython carries.
     cache
         Where counts are kept; by default that of the hardware part.
+    model
+        The model, where it is loaded already, with its weights as they were.
 
     Returns
     -------
@@ -143,7 +146,7 @@ def code_pairs_of_model(
     if any(found is None for found in known.values()):
         progress(0.0, f"codes that meet in {source.name}")
         try:
-            layers = _entered_layers(source, chosen)
+            layers = _entered_layers(model or _loaded(source), chosen)
         except StudentFloatError as error:
             return CodePairs(problem=str(error))
         for name, pair in schemes.items():
@@ -171,14 +174,19 @@ def _address(scheme: Scheme) -> list[Any]:
     ]
 
 
-def _entered_layers(source: ModelSource, text: EvaluationText) -> list[tuple[WeightSite, Tensor]]:
+def _loaded(source: ModelSource) -> LoadedModel:
+    from studentfloat.models import load_model
+
+    return load_model(source)
+
+
+def _entered_layers(model: LoadedModel, text: EvaluationText) -> list[tuple[WeightSite, Tensor]]:
     """Some linear layers' weights, and what enters them, of shape ``(tokens, in_features)``."""
     import torch
 
     from studentfloat.evaluate import cut_windows
-    from studentfloat.models import WeightKind, load_model, walk_weights
+    from studentfloat.models import WeightKind, walk_weights
 
-    model = load_model(source)
     linear = [
         site
         for site in walk_weights(model.module)[0]

@@ -376,3 +376,79 @@ def test_no_scale_no_code(tmp_path: Path) -> None:
     made = PackedCheckpoint.open(tmp_path / "again").weight(name).dequantize()
     assert not made[:, :32].any()
     assert torch.equal(made, PackedCheckpoint.open(packed).weight(name).dequantize())
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDENTFLOAT_CACHE", str(tmp_path / "cache"))
+
+
+# The second cannot be told from another scaling by its factors alone: its bounds are unusual.
+UNUSUAL = {"rope_theta": 100.0, "low_freq_factor": 1.5, "high_freq_factor": 5.0, "factor": 4.0}
+SCALED = [LLAMA3, {**LLAMA3, **UNUSUAL}]
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("rope", SCALED, ids=["usual", "unusual"])
+def test_a_scaled_rope_is_read_from_its_factors(rope, tmp_path: Path) -> None:
+    """Transformers leaves the tensor out: the model would lose its long context."""
+    packed = pack(SCHEMES["Q8_0"], tmp_path, lambda: llama(rope_parameters=rope))
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    assert "rope_freqs.weight" in {tensor.name for tensor in gguf.GGUFReader(file).tensors}
+    import_model(str(file), tmp_path / "again")
+    dense = find_model(str(file)).directory
+    if rope is LLAMA3:
+        found = json.loads((dense / "config.json").read_text())["rope_parameters"]
+        assert found == pytest.approx(rope)
+    expected = logits_of(packed)
+    for place in (tmp_path / "again", dense):
+        assert torch.allclose(logits_of(place), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"blk.1.ffn_up.weight", b"blk.1.ffn_uq.weight", r"layers\.1\.mlp\.up_proj"),
+        (b"rope_freqs.weight", b"rope_fraqs.weight", r"rope_fraqs\.weight, which transformers"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(
+    old: bytes, new: bytes, message: str, tmp_path: Path
+) -> None:
+    """What is missing would be drawn at random, and what has no place would be left out."""
+    packed = pack(SCHEMES["Q8_0"], tmp_path, lambda: llama(rope_parameters=LLAMA3))
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    raw = file.read_bytes()
+    assert raw.count(old) == 1
+    file.write_bytes(raw.replace(old, new))
+    with pytest.raises(ModelError, match=message):
+        find_model(str(file))
+    with pytest.raises(StudentFloatError, match=new.decode()):
+        import_model(str(file), tmp_path / "again")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_one_part_of_a_split_file_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output_norm.weight"):
+        writer.add_tensor(name, np.ones((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    first = tmp_path / "m-00001-of-00002.gguf"
+    for read in (lambda: find_model(str(first)), lambda: import_model(str(first), tmp_path / "o")):
+        with pytest.raises(ModelError, match=r"part 1 of 2 .*llama-gguf-split --merge"):
+            read()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_a_file_is_converted_to_has_the_embedding(tmp_path: Path) -> None:
+    packed = pack(SCHEMES["Q8_0"], tmp_path, llama)
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    state = {}
+    for shard in find_model(str(file)).weight_files:
+        state |= load_file(shard)
+    assert "model.embed_tokens.weight" in state
+    assert "lm_head.weight" not in state

@@ -26,9 +26,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.evaluate.tasks.asked import TaskOptions
 from studentfloat.evaluate.tasks.definitions import TASKS
 from studentfloat.evaluate.tasks.differences import paired_task_differences
-from studentfloat.evaluate.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
     from studentfloat.evaluate.tasks.run import evaluate_model

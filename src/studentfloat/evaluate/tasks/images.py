@@ -15,7 +15,7 @@ from torch import Tensor
 
 from studentfloat.errors import ConfigError, DataError, MissingDependencyError
 from studentfloat.evaluate.bootstrap import mean_and_error
-from studentfloat.evaluate.tasks.options import TaskOptions
+from studentfloat.evaluate.tasks.asked import TaskOptions
 from studentfloat.evaluate.tasks.pictures import Preparation
 from studentfloat.models import LoadedModel
 from studentfloat.records import TaskScore

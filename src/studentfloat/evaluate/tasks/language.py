@@ -17,10 +17,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from studentfloat.errors import DataError
+from studentfloat.evaluate.tasks.asked import TaskOptions
 from studentfloat.evaluate.tasks.definitions import TASKS, TaskDefinition
 from studentfloat.evaluate.tasks.local import read_rows, task_file
 from studentfloat.evaluate.tasks.measures import measure
-from studentfloat.evaluate.tasks.options import TaskOptions
 from studentfloat.evaluate.tasks.scorer import StudentFloatLM
 from studentfloat.models import LoadedModel
 from studentfloat.models.quiet import quiet_logger

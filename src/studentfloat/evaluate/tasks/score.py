@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.evaluate.tasks.asked import TaskOptions
 from studentfloat.evaluate.tasks.definitions import TASKS, TaskKind
 from studentfloat.evaluate.tasks.images import load_image_task
-from studentfloat.evaluate.tasks.options import TaskOptions
 from studentfloat.evaluate.tasks.sentences import load_sentence_task
 from studentfloat.models import LoadedModel
 from studentfloat.records import TaskScore

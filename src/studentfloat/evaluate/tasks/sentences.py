@@ -16,9 +16,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, DataError, MissingDependencyError
+from studentfloat.evaluate.tasks.asked import TaskOptions
 from studentfloat.evaluate.tasks.definitions import TASKS
 from studentfloat.evaluate.tasks.local import read_rows, task_file
-from studentfloat.evaluate.tasks.options import TaskOptions
 from studentfloat.models import LoadedModel, ModelKind
 from studentfloat.models.quiet import quiet_logger, quiet_transformers
 from studentfloat.records import TaskScore, read_json

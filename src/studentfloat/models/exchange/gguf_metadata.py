@@ -25,6 +25,8 @@ __all__ = [
 ROPE_FACTORS = "rope_freqs.weight"
 """The tensor that llama.cpp divides the angular frequencies by."""
 
+_ANY_CONTEXT = 8192
+
 _ROPES = ("default", "linear", "llama3")
 
 
@@ -140,17 +142,20 @@ def _rope_of_factors(
         raise ModelError(f"{where}: {ROPE_FACTORS} has a step, which is no scaling known here")
     low, high = 1.0, 4.0
     contexts = (low + blend[inside] * (high - low)) * turns
-    if not np.allclose(contexts, contexts[0], rtol=1e-2):
-        slope, offset = np.polyfit(frequencies[inside], blend[inside], 1)
-        high = 1 - 1 / float(offset)
-        contexts = np.array([2 * math.pi * float(slope) * (high - low)])
+    context = round(float(np.median(contexts)))
+    if not np.allclose(contexts, context, rtol=1e-3):
+        slope, offset = (float(x) for x in np.polyfit(frequencies[inside], blend[inside], 1))
+        # blend = (context * frequency / 2 pi - low) / (high - low), and any context will do.
+        context = _ANY_CONTEXT
+        low = -offset * context / (2 * math.pi * slope)
+        high = low + context / (2 * math.pi * slope)
     return {
         "rope_type": "llama3",
         "rope_theta": theta,
         "factor": float(np.float32(greatest)),
         "low_freq_factor": low,
         "high_freq_factor": high,
-        "original_max_position_embeddings": round(float(np.median(contexts))),
+        "original_max_position_embeddings": context,
     }
 
 

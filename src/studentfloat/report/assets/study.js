@@ -33,18 +33,24 @@ const chosen = () => {
 const isShown = (point, { models, methods, widths }) =>
   models.has(point.model) && methods.has(point.method) && widths.has(point.width);
 
-// Who cannot be told apart, as points.standings has it: by the paired test where there was one,
-// else by bars that overlap.
+// Who cannot be told apart, as records.pareto.place has it: by the paired test where there was one,
+// else by bars that overlap, and always where no error is known.
 const overlap = ([a, errorA], [b, errorB], errors) =>
   Math.abs(a - b) <= errors * ((errorA || 0) + (errorB || 0));
 const lossTie = (model, measure) => {
-  const tested = points.ties[model]?.[measure.key];
-  if (!tested) return (a, b) => overlap(a.measures[measure.key], b.measures[measure.key], 2);
-  const pairs = new Set(tested.map(([a, b]) => Math.min(a, b) + ' ' + Math.max(a, b)));
-  return (a, b) => pairs.has(Math.min(a.row, b.row) + ' ' + Math.max(a.row, b.row));
+  if (measure.exact) return () => false;
+  const key = (a, b) => Math.min(a, b) + ' ' + Math.max(a, b);
+  const tests = new Map((points.tests[model]?.[measure.key] || [])
+    .map(([a, b, significant]) => [key(a, b), !significant]));
+  return (a, b) => {
+    const tie = tests.get(key(a.row, b.row));
+    if (tie !== undefined) return tie;
+    const one = a.measures[measure.key], other = b.measures[measure.key];
+    return one[1] === null || other[1] === null || overlap(one, other, 2);
+  };
 };
 
-// As study.pareto.frontier, among the points that are shown.
+// As records.pareto.frontier, among the points that are shown.
 const standings = (rows, cost, measure, model) => {
   const sign = measure.higher ? -1 : 1, tiedLoss = lossTie(model, measure);
   const costOf = (p) => p.costs[cost.key][0], lossOf = (p) => sign * p.measures[measure.key][0];

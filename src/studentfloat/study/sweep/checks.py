@@ -9,10 +9,11 @@ from studentfloat.errors import ConfigError
 from studentfloat.models.calibration import Calibration
 from studentfloat.models.hub_text import HUB_PREFIX, parse_data_set
 from studentfloat.models.kv_cache import KVCacheScheme
-from studentfloat.study.requests import per_token_scheme
-from studentfloat.study.sweep.options import HardwareSettings, StudyOptions
-from studentfloat.study.sweep.plan import HARDWARE, LAWS, ORIGINAL, QUALITY, variants
-from studentfloat.study.sweep.tasks import check_tasks
+from studentfloat.models.standard_texts import STANDARD_TEXTS
+from studentfloat.study.options import ORIGINAL, HardwareOptions, StudyOptions
+from studentfloat.study.plan import HARDWARE, LAWS, QUALITY
+from studentfloat.study.tasks import check_tasks
+from studentfloat.study.variants import per_token_scheme, variants
 
 __all__ = ["check_study"]
 
@@ -50,7 +51,7 @@ def check_study(options: StudyOptions) -> None:
     _check_exclusions(options)
 
 
-def _check_hardware(hardware: HardwareSettings) -> None:
+def _check_hardware(hardware: HardwareOptions) -> None:
     from studentfloat.formats import resolve_format
     from studentfloat.hardware import check_unit
 
@@ -63,12 +64,12 @@ def _check_hardware(hardware: HardwareSettings) -> None:
 def _check_files(options: StudyOptions) -> None:
     calibration = options.calibration
     Calibration(calibration.text, calibration.windows, calibration.window_length)
-    texts = [calibration.text, None if options.quality is None else options.quality.text]
+    texts = [calibration.text, *(() if options.quality is None else options.quality.texts)]
     liberty = () if options.hardware is None else options.hardware.liberty
     for file in (*texts, *liberty):
         if file is not None and file.startswith(HUB_PREFIX):
             parse_data_set(file)
-        elif file is not None and not Path(file).is_file():
+        elif not (file is None or file in STANDARD_TEXTS or Path(file).is_file()):
             raise ConfigError(f"there is no file {file}")
     data = None if options.tasks is None else options.tasks.data
     if data is not None and not Path(data).is_dir():
@@ -80,9 +81,9 @@ def _check_exclusions(options: StudyOptions) -> None:
     found = variants(options)
     values: dict[str, set[str | int]] = {"model": {model.name for model in options.models}}
     for key in ("format", "method", "block_size", "scale_rule", "scale_dtype"):
-        values[key] = {variant.fields[key] for variant in found}
+        values[key] = {getattr(variant.configuration, key) for variant in found}
     for key in ("activations", "kv"):
-        values[key] = {variant.fields[key] or "none" for variant in found}
+        values[key] = {getattr(variant.configuration, key) or "none" for variant in found}
     values["format"].add(ORIGINAL)
     values["evaluation"] = {QUALITY, LAWS, HARDWARE}
     if options.tasks is not None:

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from studentfloat.errors import ConfigError
 from studentfloat.progress import Progress, silent
-from studentfloat.study.sweep.options import StudyOptions, WorkSettings
-from studentfloat.study.sweep.plan import Plan, make_plan
-from studentfloat.study.sweep.resolve import resolve
+from studentfloat.study.options import StudyOptions
+from studentfloat.study.plan import Plan, make_plan
+from studentfloat.study.resolve import resolve
+from studentfloat.study.sweep.settings import WorkSettings
 from studentfloat.study.sweep.status import StudyStatus, study_status
 from studentfloat.study.sweep.store import Store
 

@@ -14,8 +14,8 @@ from typing import Any
 from studentfloat.errors import ConfigError, FailureError, MissingDependencyError
 from studentfloat.progress import Progress, silent
 from studentfloat.records import (
-    StudyConfiguration,
-    StudyModel,
+    Comparison,
+    Configuration,
     StudyResult,
     TaskScore,
     record_to_json,
@@ -23,9 +23,9 @@ from studentfloat.records import (
     write_text_atomically,
 )
 from studentfloat.records.temporary import temporary_beside
+from studentfloat.study.options import ORIGINAL
 from studentfloat.study.sweep.drive import open_study
 from studentfloat.study.sweep.measures import COLUMNS, measure_rows
-from studentfloat.study.sweep.options import ORIGINAL
 from studentfloat.study.sweep.results import read_study
 from studentfloat.study.sweep.tables import latex_tables, markdown_tables
 
@@ -120,15 +120,17 @@ def _write_parquet(rows: Iterable[dict[str, Any]], output: Path) -> None:
 def _arrow_type(arrow: Any, column: str) -> Any:
     if column in ("value", "standard_error", "bits_per_weight"):
         return arrow.float64()
+    if column == "lookup_bits":
+        return arrow.int64()
     return arrow.bool_() if column == "higher_is_better" else arrow.string()
 
 
 def _write_lm_eval(result: StudyResult, directory: Path) -> None:
     """One directory for each model and configuration that did tasks."""
     for model in result.models:
-        original = StudyConfiguration(model.model, ORIGINAL, ORIGINAL)
+        original = Configuration(model.model, ORIGINAL, ORIGINAL)
         rows = [(original, model.original_scores)]
-        rows += [(row.configuration, row.scores) for row in model.rows]
+        rows += [(row.configuration, row.scores) for row in model.formats]
         for configuration, scores in rows:
             if scores:
                 name = f"{_slug(model.model)}__{_slug(configuration.name)}"
@@ -137,7 +139,7 @@ def _write_lm_eval(result: StudyResult, directory: Path) -> None:
 
 
 def _lm_eval(
-    model: StudyModel, configuration: StudyConfiguration, scores: tuple[TaskScore, ...]
+    model: Comparison, configuration: Configuration, scores: tuple[TaskScore, ...]
 ) -> dict[str, Any]:
     """The layout of lm-evaluation-harness's own results file, as far as it is known here."""
     tasks = list(dict.fromkeys(score.task for score in scores))

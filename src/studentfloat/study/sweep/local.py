@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from studentfloat.errors import FailureError
-from studentfloat.study.sweep.options import WorkSettings
+from studentfloat.study.sweep.settings import WorkSettings
 
 __all__ = ["LocalExecutor", "default_workers"]
 

@@ -12,21 +12,22 @@ from typing import Any
 
 from studentfloat.errors import FailureError
 from studentfloat.progress import Progress, silent
-from studentfloat.records import FormatQuality, StudyCell
-from studentfloat.study.sweep.plan import Plan
+from studentfloat.records import METRICS, StudyCell
+from studentfloat.study.plan import Plan
 from studentfloat.study.sweep.store import Store
 
 __all__ = ["COLUMNS", "index_study", "measure_rows"]
 
 COLUMNS = (
     *("model", "name", "format", "method", "block_size", "scale_rule", "scale_dtype"),
-    *("activations", "kv", "bits_per_weight", "evaluation", "measure", "unit", "value"),
+    *("activations", "kv", "lookup_bits", "exact", "bits_per_weight", "evaluation", "measure"),
+    *("unit", "value"),
     *("standard_error", "higher_is_better", "address"),
 )
 """Of the long table; `unit` is the silicon's, `value` is in the unit that the measure names."""
 
 _MEASURED = ("measure", "unit", "value", "standard_error", "higher_is_better")
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 
 def measure_rows(plan: Plan, store: Store, progress: Progress = silent) -> Iterator[dict[str, Any]]:
@@ -124,7 +125,7 @@ def _add(connection: sqlite3.Connection, cell: StudyCell | None) -> None:
     connection.executemany(
         "INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (cell.address, position, cell.bits_per_weight, *measured)
+            (cell.address, position, cell.row.bits_per_weight, *measured)
             for position, measured in enumerate(_measured(cell))
         ],
     )
@@ -135,14 +136,13 @@ Measured = tuple[str, str | None, float, float | None, bool]
 
 def _measured(cell: StudyCell) -> Iterator[Measured]:
     """Measure, unit of silicon, value, standard error, whether more is better."""
-    if cell.baseline is not None and cell.baseline.perplexity is not None:
-        yield "perplexity", None, cell.baseline.perplexity, cell.baseline.perplexity_se, False
-    if cell.quality is not None:
-        yield from _of_quality(cell.quality)
-    for score in cell.scores:
+    for found in (*(cell.baseline.measures if cell.baseline else ()), *cell.row.measures):
+        metric = METRICS.get(found.metric)
+        better = metric is not None and metric.higher_is_better
+        yield found.metric, None, found.value, found.standard_error, better
+    for score in cell.row.scores:
         yield score.metric, None, score.value, score.standard_error, score.higher_is_better
-    if cell.hardware is not None:
-        its = cell.hardware
+    for its in cell.row.hardware:
         yield f"area_{its.area_unit.lower()}", its.unit, its.area, its.area_spread, False
         yield "delay_ns", its.unit, its.delay_ns, None, False
         if its.energy_fj is not None:
@@ -151,16 +151,3 @@ def _measured(cell: StudyCell) -> Iterator[Measured]:
         # Infinity, the normal law, is no number that every reader of a table takes.
         if law.degrees_of_freedom is not None:
             yield f"degrees_of_freedom {law.name}", None, law.degrees_of_freedom, None, False
-
-
-def _of_quality(quality: FormatQuality) -> Iterator[Measured]:
-    yield "weight_nmse", None, quality.weight_nmse, None, False
-    for name, more in (
-        ("perplexity", False),
-        ("kl", False),
-        ("top1_agreement", True),
-        ("output_nmse", False),
-    ):
-        value = getattr(quality, name)
-        if value is not None:
-            yield name, None, value, getattr(quality, f"{name}_se"), more

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import FailureError, MissingDependencyError
-from studentfloat.study.sweep.options import WorkSettings
+from studentfloat.study.sweep.settings import WorkSettings
 
 __all__ = ["RayExecutor"]
 

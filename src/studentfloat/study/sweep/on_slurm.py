@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studentfloat.errors import ConfigError, FailureError, MissingDependencyError
-from studentfloat.study.sweep.options import WorkSettings
+from studentfloat.study.sweep.settings import WorkSettings
 
 __all__ = ["SlurmExecutor"]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from studentfloat.records import StudyFailure
-from studentfloat.study.sweep.plan import Plan, count_by
+from studentfloat.study.plan import Plan, count_by
 from studentfloat.study.sweep.status import StudyStatus
 
 __all__ = ["outcome_text", "plan_json", "plan_text", "status_text"]
@@ -22,7 +22,7 @@ def plan_json(plan: Plan) -> str:
         "name": plan.options.name,
         "cells": cells,
         "excluded": plan.excluded,
-        "notes": list(plan.options.notes),
+        "notes": [*plan.options.notes, *plan.notes],
     }
     return json.dumps(data, indent=1)
 
@@ -37,7 +37,7 @@ def plan_text(plan: Plan) -> str:
         lines.append(f"  {model or '(any model)':{width}}  {words}")
     if plan.excluded:
         lines.append(f"{plan.excluded} cells are excluded")
-    lines += [f"note: {note}" for note in plan.options.notes]
+    lines += [f"note: {note}" for note in (*plan.options.notes, *plan.notes)]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from studentfloat.records import StudyFailure
-from studentfloat.study.sweep.plan import Plan
+from studentfloat.study.plan import Plan
 from studentfloat.study.sweep.store import Store
 from studentfloat.study.sweep.timings import Timings
 
@@ -100,5 +100,5 @@ def study_status(plan: Plan, store: Store) -> StudyStatus:
         counts=tuple(Counts(*key, *row) for key, row in counts.items()),
         running=tuple(running),
         failures=tuple(f for a in sorted(failed) if (f := store.read_failure(a)) is not None),
-        notes=plan.options.notes,
+        notes=(*plan.options.notes, *plan.notes),
     )

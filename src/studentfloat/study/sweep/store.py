@@ -21,10 +21,10 @@ from studentfloat.records import (
     write_json,
     write_text_atomically,
 )
+from studentfloat.study.options import StudyOptions
+from studentfloat.study.plan import PlannedCell
+from studentfloat.study.resolve import Resolution
 from studentfloat.study.sweep.claims import Claims, StoreError
-from studentfloat.study.sweep.options import StudyOptions
-from studentfloat.study.sweep.plan import PlannedCell
-from studentfloat.study.sweep.resolve import Resolution
 from studentfloat.untrusted import parse_json, table
 
 __all__ = ["Store", "StoreError"]

@@ -11,11 +11,12 @@ from typing import Any
 from studentfloat.errors import ConfigError, FailureError, StudentFloatError
 from studentfloat.models import Trust
 from studentfloat.models.hub_text import HUB_PREFIX
-from studentfloat.study.sweep.options import (
+from studentfloat.models.standard_texts import STANDARD_TEXTS
+from studentfloat.study.options import (
     EXCLUDABLE,
     CalibrationSettings,
     FormatFile,
-    HardwareSettings,
+    HardwareOptions,
     ModelEntry,
     QualitySettings,
     SchemeSettings,
@@ -188,6 +189,21 @@ def _record(kind: Callable[..., Any], known: dict[str, Reader], required: Sequen
     return read
 
 
+def _quality(value: Any, where: str) -> QualitySettings:
+    known: dict[str, Reader] = {
+        "text": _text,
+        "texts": _texts,
+        "windows": _whole(1),
+        "window_length": _whole(2),
+    }
+    table = _table(value, known, where)
+    if "text" in table:
+        if "texts" in table:
+            raise ConfigError(f"{where} has both 'text' and 'texts': put all into 'texts'")
+        table["texts"] = (table.pop("text"),)
+    return QualitySettings(**table)
+
+
 def _schemes(value: Any, where: str) -> tuple[SchemeSettings, ...]:
     known: dict[str, Reader] = {
         "block_size": _block_size,
@@ -196,7 +212,7 @@ def _schemes(value: Any, where: str) -> tuple[SchemeSettings, ...]:
     }
     found = tuple(_record(SchemeSettings, known)(item, where) for item in _list(value, where))
     if not found:
-        raise ConfigError(f"{where} is empty: leave it out for blocks of 128, absmax, float32")
+        raise ConfigError(f"{where} is empty: leave it out for blocks of 128, absmax, bfloat16")
     return found
 
 
@@ -239,9 +255,7 @@ _TOP: dict[str, Reader] = {
     "methods": _texts,
     "activations": _texts_or_none,
     "kv": _texts_or_none,
-    "quality": _record(
-        QualitySettings, {"text": _text, "windows": _whole(1), "window_length": _whole(2)}
-    ),
+    "quality": _quality,
     "tasks": _record(
         TaskSettings,
         {
@@ -255,12 +269,13 @@ _TOP: dict[str, Reader] = {
     ),
     "laws": _flag,
     "hardware": _record(
-        HardwareSettings,
+        HardwareOptions,
         {
             "units": _texts,
             "liberty": _texts,
             "lookup_bits": _whole(2),
             "activations": _text_or_none,
+            "real_codes": _flag,
         },
     ),
     "calibration": _record(
@@ -283,7 +298,7 @@ def _model(entry: dict[str, str], base: Path, where: str) -> ModelEntry:
 
 
 def _located_format(spec: str, base: Path) -> str:
-    from studentfloat.study.requests import split_rule
+    from studentfloat.study.variants import split_rule
 
     name, rule = split_rule(spec)
     parts = [_beside(part, base) if _is_file(part) else part for part in name.split("|")]
@@ -299,8 +314,10 @@ def _beside(path: str, base: Path) -> str:
 
 
 def _text_place(text: str, base: Path) -> str:
-    """A file beside the study, or a data set on the hub as it is."""
-    return text if text.startswith(HUB_PREFIX) else _beside(text, base)
+    """A file beside the study, or a data set on the hub or a standard text as it is."""
+    place = _beside(text, base)
+    standard = text in STANDARD_TEXTS and not Path(place).exists()
+    return text if standard or text.startswith(HUB_PREFIX) else place
 
 
 def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptions:
@@ -308,8 +325,9 @@ def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptio
     notes = list(options.notes)
     quality, tasks, hardware = options.quality, options.tasks, options.hardware
     calibration = options.calibration
-    if quality is not None and quality.text is not None:
-        quality = replace(quality, text=_text_place(quality.text, base))
+    if quality is not None:
+        places = tuple(_text_place(text, base) for text in quality.texts)
+        quality = replace(quality, texts=places)
     if calibration.text is not None:
         calibration = replace(calibration, text=_text_place(calibration.text, base))
     if tasks is not None:
@@ -336,7 +354,7 @@ def _located(options: StudyOptions, base: Path, data: Path | None) -> StudyOptio
 
 def _format_files(formats: tuple[str, ...]) -> tuple[FormatFile, ...]:
     from studentfloat.formats import format_to_toml, load_format
-    from studentfloat.study.requests import split_rule
+    from studentfloat.study.variants import split_rule
 
     paths = {part for spec in formats for part in split_rule(spec)[0].split("|") if _is_file(part)}
     return tuple(FormatFile(path, format_to_toml(load_format(path))) for path in sorted(paths))

@@ -6,11 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from studentfloat.records import PairedDifference, StudyModel, StudyResult, StudyRow, TaskScore
+from studentfloat.records import (
+    METRICS,
+    Baseline,
+    Comparison,
+    Metric,
+    PairedDifference,
+    Row,
+    StudyResult,
+    TaskScore,
+)
+from studentfloat.records.metrics import InPapers
 
 __all__ = ["latex_tables", "markdown_tables"]
 
-_KL = "KL (10⁻³)"
 _SPECIAL = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
@@ -37,10 +46,10 @@ class _Column:
     def __init__(
         self,
         heading: str,
-        value: Callable[[StudyRow], float | None],
+        value: Callable[[Row], float | None],
         show: str,
         *,
-        error: Callable[[StudyRow], float | None] = lambda row: None,
+        error: Callable[[Row], float | None] = lambda row: None,
         measure: str = "",
         more_is_better: bool = False,
         original: float | None = None,
@@ -48,68 +57,77 @@ class _Column:
         self.heading, self.value, self.show, self.error = heading, value, show, error
         self.measure, self.more_is_better, self.original = measure, more_is_better, original
 
-    def best(self, rows: tuple[StudyRow, ...], pairs: tuple[PairedDifference, ...]) -> set[str]:
-        """Names of the rows that are best, or not told from it."""
-        values = {r.configuration.name: v for r in rows if (v := self.value(r)) is not None}
-        if not values or not self.measure:
+    def best(self, rows: tuple[Row, ...], pairs: tuple[PairedDifference, ...]) -> set[str]:
+        """Names of the rows that are best, or not told from it, where that was tested."""
+        values = {r.name: v for r in rows if (v := self.value(r)) is not None}
+        pairs = tuple(pair for pair in pairs if pair.measure == self.measure)
+        if not values or not pairs:
             return set()
         first = max(values, key=lambda name: values[name] * (1 if self.more_is_better else -1))
         tied = {
             name
             for pair in pairs
-            if pair.measure == self.measure and not pair.significant
+            if not pair.significant
             for name in (pair.first, pair.second)
             if first in (pair.first, pair.second)
         }
         return {first} | tied
 
 
-def _columns(model: StudyModel) -> list[_Column]:
+def _columns(model: Comparison) -> list[_Column]:
     columns = [_Column("bits", lambda row: row.bits_per_weight, "{:.2f}")]
-    qualities = [row.quality for row in model.rows if row.quality is not None]
-    if any(quality.perplexity is not None for quality in qualities):
-        baseline = None if model.baseline is None else model.baseline.perplexity
-        columns.append(
-            _Column("PPL", _quality("perplexity"), "{:.2f}", error=_quality("perplexity_se"),
-                    original=baseline)
-        )  # fmt: skip
-    if any(quality.kl is not None for quality in qualities):
-        kl, error = _quality("kl", 1000), _quality("kl_se", 1000)
-        columns.append(_Column(_KL, kl, "{:.2f}", error=error, measure="kl", original=0.0))
-    scores = [score for row in model.rows for score in row.scores if score.primary]
+    columns += [
+        _metric_column(model, metric, metric.paper)
+        for metric in METRICS.values()
+        if metric.paper and any(row.value(metric.key) for row in model.formats)
+    ]
+    scores = [score for row in model.formats for score in row.scores if score.primary]
     for task, metric in dict.fromkeys((score.task, score.metric) for score in scores):
         columns.append(_task_column(model, task, metric))
-    units = dict.fromkeys(its.unit for row in model.rows for its in row.hardware)
+    units = dict.fromkeys(its.unit for row in model.formats for its in row.hardware)
     return columns + [_Column(f"area ({u})", _area(u), "{:.0f}") for u in units]
 
 
-def _quality(name: str, factor: int = 1) -> Callable[[StudyRow], float | None]:
-    def value(row: StudyRow) -> float | None:
-        found = None if row.quality is None else getattr(row.quality, name)
-        return None if found is None else factor * found
+def _metric_column(model: Comparison, metric: Metric, shown: InPapers) -> _Column:
+    def value(row: Row | Baseline) -> float | None:
+        found = row.value(metric.key)
+        return None if found is None else shown.factor * found[0]
 
-    return value
+    def error(row: Row) -> float | None:
+        found = row.value(metric.key)
+        return None if found is None or found[1] is None else shown.factor * found[1]
+
+    original = value(model.baseline)
+    return _Column(
+        shown.heading,
+        value,
+        f"{{:.{shown.digits}f}}",
+        error=error,
+        measure=metric.key,
+        more_is_better=metric.higher_is_better,
+        original=metric.original if original is None else original,
+    )
 
 
-def _area(unit: str) -> Callable[[StudyRow], float | None]:
+def _area(unit: str) -> Callable[[Row], float | None]:
     return lambda row: next((its.area for its in row.hardware if its.unit == unit), None)
 
 
-def _task_column(model: StudyModel, task: str, metric: str) -> _Column:
+def _task_column(model: Comparison, task: str, metric: str) -> _Column:
     def find(scores: tuple[TaskScore, ...]) -> TaskScore | None:
         return next((s for s in scores if (s.task, s.metric) == (task, metric)), None)
 
-    def value(row: StudyRow) -> float | None:
+    def value(row: Row) -> float | None:
         score = find(row.scores)
         return None if score is None else factor * score.value
 
-    def error(row: StudyRow) -> float | None:
+    def error(row: Row) -> float | None:
         score = find(row.scores)
         known = None if score is None else score.standard_error
         return None if known is None else factor * known
 
     original = find(model.original_scores)
-    more = any(s.higher_is_better for row in model.rows if (s := find(row.scores)) is not None)
+    more = any(s.higher_is_better for row in model.formats if (s := find(row.scores)) is not None)
     factor = 100 if more else 1
     return _Column(
         task,
@@ -122,16 +140,16 @@ def _task_column(model: StudyModel, task: str, metric: str) -> _Column:
     )
 
 
-def _markdown(model: StudyModel) -> str:
+def _markdown(model: Comparison) -> str:
     columns = _columns(model)
-    best = [column.best(model.rows, model.differences) for column in columns]
+    best = [column.best(model.formats, model.differences) for column in columns]
     lines = [
         " | ".join([model.model, *(column.heading for column in columns)]),
         "---|" * (1 + len(columns)),
         " | ".join(["original", *(_figure(c.original, c.show, "") for c in columns)]),
     ]
-    for row in model.rows:
-        name = row.configuration.name
+    for row in model.formats:
+        name = row.name
         cells = [
             _figure(column.value(row), column.show, "**" * (name in winners), column.error(row))
             for column, winners in zip(columns, best, strict=True)
@@ -140,9 +158,9 @@ def _markdown(model: StudyModel) -> str:
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}" for line in lines) + "\n"
 
 
-def _latex(name: str, model: StudyModel) -> str:
+def _latex(name: str, model: Comparison) -> str:
     columns = _columns(model)
-    best = [column.best(model.rows, model.differences) for column in columns]
+    best = [column.best(model.formats, model.differences) for column in columns]
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -155,12 +173,12 @@ def _latex(name: str, model: StudyModel) -> str:
         " & ".join(["original", *(_typeset(c.original, c.show) for c in columns)]) + r" \\",
         r"\midrule",
     ]
-    for row in model.rows:
+    for row in model.formats:
         cells = [
-            _typeset(column.value(row), column.show, bold=row.configuration.name in winners)
+            _typeset(column.value(row), column.show, bold=row.name in winners)
             for column, winners in zip(columns, best, strict=True)
         ]
-        lines.append(" & ".join([_escaped(row.configuration.name), *cells]) + r" \\")
+        lines.append(" & ".join([_escaped(row.name), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

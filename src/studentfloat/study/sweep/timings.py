@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studentfloat.errors import FailureError
-from studentfloat.study.sweep.plan import HARDWARE, LAWS, PlannedCell
+from studentfloat.study.plan import HARDWARE, LAWS, PlannedCell
 from studentfloat.untrusted import typed
 
 __all__ = ["Timings"]

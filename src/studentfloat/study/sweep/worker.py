@@ -17,13 +17,14 @@ from typing import Any, Protocol
 from studentfloat.errors import StudentFloatError
 from studentfloat.records import StudyCell
 from studentfloat.records.provenance import machine_facts
+from studentfloat.study.laboratory import Laboratory
+from studentfloat.study.plan import Plan, PlannedCell, make_plan
 from studentfloat.study.sweep.claims import Claims
-from studentfloat.study.sweep.compute import Laboratory
-from studentfloat.study.sweep.options import WorkSettings
-from studentfloat.study.sweep.plan import Plan, PlannedCell, make_plan
+from studentfloat.study.sweep.settings import WorkSettings
+from studentfloat.study.sweep.shared import SharedOutputs
 from studentfloat.study.sweep.store import Store, StoreError
 
-__all__ = ["Queue", "Worked", "work"]
+__all__ = ["Queue", "Worked", "laboratory", "work"]
 
 _AS_USUAL = WorkSettings()
 _IDLE = 0.5
@@ -57,10 +58,18 @@ class Computes(Protocol):
         """Forget the state that the model is in."""
 
 
+Make = Callable[[Plan, Store, Claims, Callable[..., None]], Computes]
+
+
+def laboratory(plan: Plan, store: Store, claims: Claims, say: Callable[..., None]) -> Laboratory:
+    """A laboratory that shares originals' outputs with other workers of the store."""
+    return Laboratory(plan, share=SharedOutputs(store, claims), say=say)
+
+
 def work(
     directory: Path,
     settings: WorkSettings = _AS_USUAL,
-    laboratory: Callable[[Plan, Store, Claims, Callable[..., None]], Computes] = Laboratory,
+    make: Make = laboratory,
 ) -> Worked:
     """Compute cells of a study until none is left that nobody else computes.
 
@@ -69,7 +78,7 @@ def work(
 
     Parameters
     ----------
-    laboratory
+    make
         Makes what computes the cells.
 
     Raises
@@ -90,7 +99,7 @@ def work(
         )
         with claims:
             loop = _Loop(plan, store, claims, settings, name)
-            loop.run(worked, laboratory(plan, store, claims, loop.say))
+            loop.run(worked, make(plan, store, claims, loop.say))
     return worked
 
 

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from studentfloat.errors import StudentFloatError
 from studentfloat.models import ModelSource, Trust, find_model
-from studentfloat.study.sweep.options import StudyOptions
+from studentfloat.records import TextSource
+from studentfloat.study.options import StudyOptions
+from studentfloat.study.variants import variants
 
-__all__ = ["Resolution", "ResolvedModel", "resolve"]
+__all__ = ["Resolution", "ResolvedModel", "described", "resolve"]
 
 _MODEL_PACKAGES = ("torch", "transformers")
 _LAW_PACKAGES = ("numpy", "scipy")
@@ -43,6 +45,8 @@ class Resolution:
 
     Attributes
     ----------
+    texts
+        That quality is measured on, in the order of the options.
     task_sha256, task_problems
         By task: of the items that are asked; or why they cannot be.
     versions
@@ -50,11 +54,10 @@ class Resolution:
     """
 
     KIND: ClassVar[str] = "study-resolution"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     models: tuple[ResolvedModel, ...] = ()
-    text_sha256: str | None = None
-    text_source: str | None = None
+    texts: tuple[TextSource, ...] = ()
     calibration_sha256: str | None = None
     task_sha256: dict[str, str] = field(default_factory=dict)
     task_problems: dict[str, str] = field(default_factory=dict)
@@ -76,6 +79,10 @@ class Resolution:
         if found is None or found.problem is not None:
             return ["unresolved", id]
         return [found.sha256, found.settings_sha256]
+
+    def text_key(self, index: int) -> str:
+        """What identifies a text; its place where it was not read."""
+        return self.texts[index].sha256 if index < len(self.texts) else f"unresolved {index}"
 
     def task_key(self, name: str) -> str:
         """What identifies a task's items; its name where they were not found."""
@@ -108,7 +115,7 @@ def resolve(options: StudyOptions, before: Resolution | None = None) -> Resoluti
         An earlier resolution: models found then are not sought, nor hashed, again.
     """
     from studentfloat.models.text import load_calibration_text, load_text
-    from studentfloat.study.sweep.tasks import task_hashes
+    from studentfloat.study.tasks import task_hashes
 
     known = {m.id: m for m in (before.models if before else ()) if m.problem is None}
     needs_models = bool(options.quality or options.tasks or options.laws)
@@ -116,27 +123,20 @@ def resolve(options: StudyOptions, before: Resolution | None = None) -> Resoluti
         known.get(entry.id) or _model(entry.id, options.trust)
         for entry in (options.models if needs_models else ())
     )
-    text = None if options.quality is None else load_text(options.quality.text)
+    names = () if options.quality is None else options.quality.texts
+    texts = [load_text(name) for name in names]
     hashes, problems = ({}, {}) if options.tasks is None else task_hashes(options)
     return Resolution(
         models=models,
-        text_sha256=None if text is None else text.sha256,
-        text_source=None if text is None else text.source,
+        texts=tuple(TextSource(text.source, text.sha256) for text in texts),
         calibration_sha256=load_calibration_text(options.calibration.text).sha256
-        if needs_calibration(options)
+        if any(variant.needs_inputs for variant in variants(options))
         else None,
         task_sha256=hashes,
         task_problems=problems,
         library=_library(options),
         versions=_versions(options),
     )
-
-
-def needs_calibration(options: StudyOptions) -> bool:
-    """Whether any configuration is calibrated."""
-    from studentfloat.study.sweep.plan import variants
-
-    return any(variant.needs_inputs for variant in variants(options))
 
 
 def _model(id: str, trust: Trust) -> ResolvedModel:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from studentfloat.errors import ConfigError, StudentFloatError
 from studentfloat.evaluate.tasks import TaskOptions
-from studentfloat.study.sweep.options import StudyOptions
+from studentfloat.study.options import StudyOptions
 
 if TYPE_CHECKING:
     from studentfloat.evaluate.tasks import LoadedTasks
