@@ -18,7 +18,8 @@ from products import COLD_BYTES, Call, measure, report
 from torch import Tensor, nn
 
 from studentfloat.kernels import instruction_set
-from studentfloat.models.packed_layers import PackedLinear
+from studentfloat.models.packed.packing import Packing
+from studentfloat.models.packed.tensor import PackedTensor
 from studentfloat.quantize import LowRank, QuantizedWeight, Scheme, quantize
 from studentfloat.quantize.corrections import set_aside
 from studentfloat.quantize.stored import StoredWeight
@@ -57,11 +58,14 @@ def weights(size: int, block: int, share: float, rank: int) -> dict[str, Quantiz
     }
 
 
-def layer_of(weight: QuantizedWeight) -> PackedLinear:
+def layer_of(weight: QuantizedWeight) -> nn.Linear:
     """A layer of its own memory."""
-    layer = PackedLinear(StoredWeight.of(weight, weight.shape))
-    for suffix, part in weight.tensors().items():
-        layer.put_part(f"weight{suffix}", part.clone())
+    parts = {suffix: part.clone() for suffix, part in weight.tensors().items()}
+    packing = Packing(StoredWeight.of(weight, weight.shape), parts)
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
+    packed = PackedTensor.of(packing, torch.get_default_dtype())
+    layer.weight = nn.Parameter(packed, requires_grad=False)
     return layer
 
 
@@ -73,12 +77,12 @@ def calls(
     for start, (name, weight) in enumerate(made.items()):
         layers = [layer_of(weight) for _ in range(copies)]
         for layer in layers:
-            layer.compute = ARITHMETICS[arithmetic][1]
+            layer.weight.packing.compute = ARITHMETICS[arithmetic][1]
         # Each begins at another copy.
         found[name] = lambda i, its=layers, at=start: its[(i + at) % copies](x)
     layer = layer_of(made[next(name for name in made if name.startswith("outliers"))])
     found["outliers, dequantized per call"] = lambda i: nn.functional.linear(
-        x, layer.matrix(x.dtype)
+        x, layer.weight.packing.dense(x.dtype)
     )
     return found
 

@@ -25,6 +25,7 @@ from llamacpp import Generator
 import studentfloat.transformers
 from studentfloat.models import find_model, quantize_checkpoint
 from studentfloat.models.exchange import export_model
+from studentfloat.models.packed.modules import packed_tensors
 from studentfloat.quantize import Scheme
 
 
@@ -181,8 +182,8 @@ def profile(directory: Path, prompt: torch.Tensor, tokens: int, rounds: int) -> 
     meter = Meter()
     for module in model.modules():
         module.forward = meter.wrap(type(module).__name__, module.forward)
-        matrix = module.__dict__.get("_matrix")
-        if matrix is not None:
+    for tensor in packed_tensors(model).values():
+        for matrix in tensor.packing.kernels:
             matrix._native = MeteredMatrix(matrix._native, meter)
     everything = meter.wrap("generate, outside the model", run)
     for _ in range(rounds):

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 import studentfloat.transformers  # noqa: F401
 from studentfloat.kernels import PackedMatrix
 from studentfloat.models import Calibration, calibrate_checkpoint, find_model
-from studentfloat.models.packed_layers import PackedLinear
+from studentfloat.models.packed.modules import flat_state, packed_tensors
+from studentfloat.models.packed.packing import Packing
 from studentfloat.quantize import Scheme, parse_method
 from studentfloat.quantize.packed_weight import PackedWeight
 from tests import tiny
@@ -51,8 +52,8 @@ def logits(model) -> torch.Tensor:
         return model(tokens).logits
 
 
-def packed_layers(model) -> list[PackedLinear]:
-    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+def packings(model) -> list[Packing]:
+    return [tensor.packing for tensor in packed_tensors(model).values()]
 
 
 def test_every_layer_multiplies_by_the_kernel(case) -> None:
@@ -60,11 +61,11 @@ def test_every_layer_multiplies_by_the_kernel(case) -> None:
     model = load(place)
     expected = logits(load(place).dequantize())
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
-    assert len(packed_layers(model)) == 14
-    for layer in packed_layers(model):
-        assert type(layer.__dict__["_matrix"]) is kind
+    assert len(packings(model)) == 14
+    for packing in packings(model):
+        assert [type(kernel) for kernel in packing.kernels] == [kind]
         # The kernel alone holds the codes.
-        assert layer.weight.untyped_storage().nbytes() == 1
+        assert packing._parts[""].untyped_storage().nbytes() == 1
 
 
 def test_what_was_stored_comes_back(case, tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_what_was_stored_comes_back(case, tmp_path: Path) -> None:
     stored = {k: v for f in place.glob("*.safetensors") for k, v in load_file(f).items()}
     extras = ("outlier", "low_rank", "selector")
     assert any(extra in name for name in stored for extra in extras)
-    state = model.state_dict()
+    state = flat_state(model)
     for name, tensor in stored.items():
         assert torch.equal(state[name], tensor)
     assert torch.equal(logits(model), expected)
@@ -82,7 +83,7 @@ def test_what_was_stored_comes_back(case, tmp_path: Path) -> None:
     assert torch.equal(logits(pickle.loads(pickle.dumps(model))), expected)
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(load(tmp_path / "again")), expected)
-    model.load_state_dict(state)
+    model.load_state_dict(model.state_dict())
     assert torch.equal(logits(model), expected)
 
 
@@ -93,12 +94,13 @@ def test_new_numbers_take_the_place_of_old_ones(case) -> None:
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         one(x)
-        for name, tensor in other.state_dict().items():
-            if tensor.is_floating_point():
-                other.state_dict()[name].mul_(2)
+        doubled = {k: v * 2 if k == "_scale" else v for k, v in other.weight.parts.items()}
+        other.weight.packing.take(doubled)
         one.load_state_dict(other.state_dict())
         assert torch.equal(one(x), other(x))
-        torch.testing.assert_close(one(x), x @ one.matrix(torch.float32).T, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            one(x), x @ one.weight.dequantize().float().T, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -122,7 +124,7 @@ def test_int8_arithmetic(case) -> None:
     layer = load(place).model.layers[0].mlp.up_proj
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
     exact = layer(x)
-    layer.compute = "int8"
+    layer.weight.packing.compute = "int8"
     assert 1e-5 < float((layer(x) - exact).norm() / exact.norm()) < 0.03
 
 
@@ -133,7 +135,7 @@ def test_gradients(case, dtype) -> None:
     x = torch.randn(3, 80, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
     layer(x).square().sum().backward()
     y = x.detach().float().requires_grad_()
-    nn.functional.linear(y, layer.matrix(torch.float32)).square().sum().backward()
+    nn.functional.linear(y, layer.weight.dequantize().float()).square().sum().backward()
     near = 1e-4 if dtype == torch.float32 else 2e-2
     assert (x.grad - y.grad).norm() <= near * y.grad.norm()
 
@@ -209,4 +211,4 @@ def test_plain_layers_stay_plain_and_nothing_is_said(tmp_path: Path, caplog) -> 
     model = load(tmp_path / "packed")
     logits(model)
     assert not [record for record in caplog.records if record.name == "studentfloat"]
-    assert {type(layer.__dict__["_matrix"]) for layer in packed_layers(model)} == {PackedMatrix}
+    assert {type(one) for packing in packings(model) for one in packing.kernels} == {PackedMatrix}

@@ -18,8 +18,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models import PackedCheckpoint, find_model, quantize_checkpoint
+from studentfloat.models.packed.modules import flat_state, packed_tensors
+from studentfloat.models.packed.tensor import PackedTensor
 from studentfloat.models.packed_files import Companions
-from studentfloat.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
 from studentfloat.quantize import Scheme, fake_quantize
 from studentfloat.transformers import StudentFloatConfig, packed_kv_cache
 from tests import tiny
@@ -85,7 +86,7 @@ def by_hand(place: Path):
 
 def test_logits_are_those_of_the_quantized_weights(place: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(place / "packed")
-    assert any(isinstance(module, PackedModule) for module in model.modules())
+    assert packed_tensors(model)
     torch.testing.assert_close(logits(model), logits(by_hand(place)), rtol=1e-4, atol=1e-4)
 
 
@@ -111,7 +112,7 @@ def test_dequantized(place: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(place / "packed")
     expected = logits(model)
     dense = model.dequantize()
-    assert not any(isinstance(module, PackedModule) for module in dense.modules())
+    assert not packed_tensors(dense)
     torch.testing.assert_close(logits(dense), expected, rtol=1e-4, atol=1e-4)
     dense.save_pretrained(tmp_path / "dense")
     assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
@@ -128,7 +129,7 @@ def test_dequantized_while_loading(place: Path) -> None:
     config = StudentFloatConfig(dequantize=True)
     with pytest.warns(UserWarning, match="already has"):
         dense = AutoModelForCausalLM.from_pretrained(place / "packed", quantization_config=config)
-    assert not any(isinstance(module, PackedModule) for module in dense.modules())
+    assert not packed_tensors(dense)
     packed = AutoModelForCausalLM.from_pretrained(place / "packed")
     torch.testing.assert_close(logits(dense), logits(packed), rtol=1e-4, atol=1e-4)
 
@@ -153,18 +154,19 @@ def test_casting_leaves_scales_alone(llama: Path) -> None:
             "sf4", block_size=16, scale_dtype="float32", embeddings=True
         ),
     )
-    before = {n: b.clone() for n, b in source.named_buffers() if n.endswith("_scale")}
+    before = {n: b.clone() for n, b in flat_state(source).items() if n.endswith("_scale")}
     assert {b.dtype for b in before.values()} == {torch.float32}
     expected = logits(source)
-    matrix = source.model.layers[0].mlp.up_proj.matrix(torch.float32)
+    matrix = source.model.layers[0].mlp.up_proj.weight.dequantize()
     cast = source.to(torch.bfloat16)
-    after = dict(cast.named_buffers())
+    after = flat_state(cast)
     assert all(torch.equal(after[n], b) and after[n].dtype == b.dtype for n, b in before.items())
     assert cast.get_input_embeddings()(tokens()).dtype == torch.bfloat16
     assert logits(cast).dtype == torch.bfloat16
     torch.testing.assert_close(logits(cast).float(), expected, rtol=0.1, atol=0.15)
     layer = cast.model.layers[0].mlp.up_proj
-    assert torch.equal(layer.matrix(torch.float32), matrix)
+    assert torch.equal(layer.weight.dequantize(), matrix.to(torch.bfloat16))
+    assert torch.equal(layer.float().weight.dequantize(), matrix)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -172,7 +174,7 @@ def test_loading_in_half_precision(place: Path, dtype: torch.dtype) -> None:
     model = AutoModelForCausalLM.from_pretrained(place / "packed", dtype=dtype)
     assert model.dtype == dtype
     assert logits(model).dtype == dtype
-    scales = {b.dtype for n, b in model.named_buffers() if n.endswith("_scale")}
+    scales = {b.dtype for n, b in flat_state(model).items() if n.endswith("_scale")}
     assert scales == {torch.bfloat16}
 
 
@@ -201,23 +203,100 @@ def test_tied_head_is_stored_once(llama: Path) -> None:
     assert "model.embed_tokens.weight" in names
     assert "lm_head.weight" not in names
     model = AutoModelForCausalLM.from_pretrained(llama)
-    assert isinstance(model.get_input_embeddings(), PackedEmbedding)
-    assert isinstance(model.get_output_embeddings(), PackedLinear)
-    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert type(model.get_input_embeddings()) is nn.Embedding
+    assert type(model.get_output_embeddings()) is nn.Linear
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert "lm_head.weight" not in flat_state(model)
 
 
 def test_codes_live_once(llama: Path) -> None:
     """After the first product codes are held by the kernel alone, and come back unharmed."""
     model = AutoModelForCausalLM.from_pretrained(llama)
-    layer = model.model.layers[0].mlp.up_proj
-    before = layer.weight.data.clone()
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = weight.parts[""].clone()
+    assert weight.packing._parts[""].untyped_storage().nbytes() == before.nbytes
     expected = logits(model)
-    if "_given_up" in layer.__dict__:
-        assert layer.weight.data.untyped_storage().nbytes() == 1
-    assert layer.weight.shape == before.shape
-    assert torch.equal(model.state_dict()["model.layers.0.mlp.up_proj.weight"], before)
+    assert weight.packing.kernels
+    assert weight.packing._parts[""].untyped_storage().nbytes() == 1
+    assert torch.equal(weight.parts[""], before)
     assert torch.equal(logits(copy.deepcopy(model)), expected)
     assert torch.equal(logits(pickle.loads(pickle.dumps(model))), expected)
+
+
+def test_a_weight_is_a_tensor_of_its_shape_and_type(llama: Path) -> None:
+    """Before a product and after it, for all that reads a parameter."""
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16)
+    dense = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).dequantize()
+
+    def seen(of) -> list[tuple]:
+        return [
+            (n, p.shape, p.dtype, p.device, p.stride(), p.numel(), p.is_leaf, p.is_contiguous())
+            for n, p in of.named_parameters()
+        ]
+
+    for _ in range(2):
+        assert seen(model) == seen(dense)
+        assert list(model.state_dict()) == list(dense.state_dict())
+        assert model.num_parameters() == dense.num_parameters()
+        for name, parameter in model.named_parameters():
+            values = dense.get_parameter(name)
+            assert torch.equal(parameter, values)
+            assert torch.equal(parameter.reshape(-1)[:3], values.reshape(-1)[:3])
+            assert torch.equal(parameter.sum(), values.sum())
+            assert parameter.new_zeros(2).dtype == values.dtype
+            assert torch.zeros_like(parameter).shape == values.shape
+        logits(model)
+
+
+def test_data_can_be_exchanged(llama: Path) -> None:
+    one, other = (AutoModelForCausalLM.from_pretrained(llama) for _ in range(2))
+    expected = logits(one)
+    a, b = (model.model.layers for model in (one, other))
+    kept = a[0].mlp.up_proj.weight.data
+    a[0].mlp.up_proj.weight.data = a[1].mlp.up_proj.weight.data
+    assert torch.equal(a[0].mlp.up_proj.weight, b[1].mlp.up_proj.weight)
+    assert not torch.equal(logits(one), expected)
+    a[0].mlp.up_proj.weight.data = kept
+    assert torch.equal(logits(one), expected)
+    with torch.no_grad():
+        a[0].mlp.up_proj.weight.copy_(b[1].mlp.up_proj.weight)
+        assert not torch.equal(logits(one), expected)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(logits(one), expected)
+
+
+def test_single_numbers_cannot_be_changed(llama: Path) -> None:
+    """A change to the dequantized numbers would be lost: it is refused."""
+    weight = AutoModelForCausalLM.from_pretrained(llama).model.layers[0].mlp.up_proj.weight
+    name = r"model\.layers\.0\.mlp\.up_proj\.weight"
+    for change in (
+        lambda: weight.data.mul_(2),
+        lambda: weight.data.copy_(torch.zeros(weight.shape)),
+        lambda: nn.init.zeros_(weight),
+        lambda: setattr(weight, "data", torch.zeros(weight.shape)),
+    ):
+        with pytest.raises(ModelError, match=name):
+            change()
+
+
+def test_products_of_every_spelling(llama: Path) -> None:
+    weight = AutoModelForCausalLM.from_pretrained(llama).model.layers[0].mlp.up_proj.weight
+    dense = weight.dequantize()
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, 3, 48, generator=draw), torch.randn(2, 3, 80, generator=draw)
+    bias = torch.randn(80, generator=draw)
+    for product in (
+        lambda w: nn.functional.linear(x, w, bias),
+        lambda w: nn.functional.linear(y, w.T),
+        lambda w: x @ w.t(),
+        lambda w: torch.matmul(y, w),
+        lambda w: torch.mm(y[0], w),
+        lambda w: w @ x[0].T,
+        lambda w: torch.addmm(bias, x[0], w.transpose(0, 1)),
+        lambda w: torch.einsum("bti,oi->bto", x, w),
+        lambda w: torch.bmm(x, w.mT.expand(2, 48, 80)),
+    ):
+        torch.testing.assert_close(product(weight), product(dense), rtol=1e-5, atol=1e-5)
 
 
 def test_int8_arithmetic_is_close_and_opt_in(llama: Path) -> None:
@@ -226,9 +305,7 @@ def test_int8_arithmetic_is_close_and_opt_in(llama: Path) -> None:
     rounded = AutoModelForCausalLM.from_pretrained(
         llama.parent / "dense", quantization_config=config
     )
-    for layer in rounded.modules():
-        if isinstance(layer, PackedLinear):
-            assert layer.compute == "int8"
+    assert {tensor.packing.compute for tensor in packed_tensors(rounded).values()} == {"int8"}
     a = exact.model.layers[0].mlp.up_proj
     b = rounded.model.layers[0].mlp.up_proj
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
@@ -242,7 +319,7 @@ def test_gradients_flow_to_inputs_only(llama: Path) -> None:
     layer = AutoModelForCausalLM.from_pretrained(llama).model.layers[0].mlp.up_proj
     x = torch.randn(3, 48, dtype=torch.float32, requires_grad=True)
     layer(x).square().sum().backward()
-    weight = layer.matrix(torch.float32)
+    weight = layer.weight.dequantize().float()
     y = x.detach().clone().requires_grad_()
     nn.functional.linear(y, weight).square().sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-4)
@@ -318,7 +395,8 @@ def test_modules_left_alone(llama: Path) -> None:
     config = StudentFloatConfig("nf4", modules_to_not_convert=["down_proj"])
     model = AutoModelForCausalLM.from_pretrained(llama.parent / "dense", quantization_config=config)
     assert type(model.model.layers[0].mlp.down_proj) is nn.Linear
-    assert isinstance(model.model.layers[0].mlp.up_proj, PackedLinear)
+    assert not isinstance(model.model.layers[0].mlp.down_proj.weight, PackedTensor)
+    assert isinstance(model.model.layers[0].mlp.up_proj.weight, PackedTensor)
 
 
 def test_misuse() -> None:
@@ -373,9 +451,12 @@ def test_activations_in_a_format(llama: Path, tmp_path: Path) -> None:
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
     rounded, _ = fake_quantize(x, beside.activations)
     torch.testing.assert_close(
-        layer(x), nn.functional.linear(rounded, layer.matrix(torch.float32)), rtol=1e-4, atol=1e-5
+        layer(x),
+        nn.functional.linear(rounded, layer.weight.dequantize().float()),
+        rtol=1e-4,
+        atol=1e-5,
     )
-    assert not isinstance(model.get_output_embeddings(), PackedLinear)
+    assert not isinstance(model.get_output_embeddings().weight, PackedTensor)
     expected = logits(model)
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), expected)

@@ -22,20 +22,13 @@ from studentfloat.kernels.packed_matrix import COMPUTE
 from studentfloat.models.activations import ActivationScheme
 from studentfloat.models.kv_cache import KVCacheReport, KVCacheScheme, quantized_kv_cache
 from studentfloat.models.naming import converted_parts, match_packed, without_spared
+from studentfloat.models.packed import modules as packed_in
 from studentfloat.models.packed_files import (
     LAYOUT_KEYS,
     METHOD,
     Companions,
     parse_layout,
     write_layout,
-)
-from studentfloat.models.packed_layers import (
-    PackedLinear,
-    PackedModule,
-    finish_experts,
-    pack_site,
-    packed_weights,
-    unpack_module,
 )
 from studentfloat.models.skeleton import share_as_stored
 from studentfloat.models.stream import StoredTensor, list_tensors
@@ -165,7 +158,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts packed layers into a model, fills them from packed or from dense checkpoints."""
+    """Puts packed weights into a model, from packed or from dense checkpoints."""
 
     requires_calibration = False
     quantization_config: StudentFloatConfig
@@ -173,12 +166,13 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
     def __init__(self, quantization_config: StudentFloatConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._sites: dict[str, StoredWeight] = {}
+        self._places: dict[str, tuple[WeightSite, torch.dtype]] = {}
         self._tied: dict[str, str] = {}
         self._conversions: list[Any] = []
         self._types: dict[str, torch.dtype] = {}
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Leave it: packed layers run wherever they are put."""
+        """Leave it: packed weights multiply wherever they are put."""
         return device_map
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
@@ -190,7 +184,6 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         return _QuantizeOnLoad(self)
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        dtype = _dtype(kwargs.get("dtype") or model.config.dtype)
         if self.pre_quantized:
             self._sites, sites = match_packed(model, self.quantization_config.weights)
         else:
@@ -202,9 +195,12 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
         self._types = {n: p.dtype for n, p in model.named_parameters() if n not in self._sites}
         self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
         for name, stored in self._sites.items():
-            pack_site(model, sites[name], stored, dtype)
+            site = sites[name]
+            self._places[name] = (site, site.parameter.dtype)
+            packed_in.declare(model, site, stored)
             if not self.pre_quantized:
-                _expect_dense(model, (name, *sites[name].tied), stored, dtype)
+                _expect_dense(model, (name, *site.tied), stored, site.parameter.dtype)
+        packed_in.shield(model, self._places)
         return model
 
     def _choose(
@@ -233,34 +229,36 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             wanted = self._types.get(name, parameter.dtype)
             if parameter.is_floating_point() and parameter.dtype != wanted:
                 parameter.data = parameter.data.to(wanted)
-        activations = self.quantization_config.companions.activations
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        for name, module in model.named_modules():
-            if not isinstance(module, PackedModule):
-                continue
-            finish_experts(module)
-            if module.is_loaded():
-                module.check(name)
-            if isinstance(module, PackedLinear):
-                module.compute = self.quantization_config.compute
-                if activations is not None and module is not head:
-                    module.activations = ActivationScheme(activations)
+        packed_in.unshield(model)
+        for name, (site, dtype) in self._places.items():
+            packed_in.assemble(model, site, self._sites[name], dtype)
+        self._set_arithmetic(model)
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model, dtype=None)
         _say_what_is_slow(model)
         # Saved under the model's own names: undoing what joined single experts would split
         # codes, but not their scales.
         model._weight_conversions = []
-        tied = getattr(model, "all_tied_weights_keys", {})
-        packed = {n: stored for n, stored in packed_weights(model).items() if n not in tied}
+        packed = packed_in.packed_weights(model)
         companions = self.quantization_config.companions.to_json()
         self.quantization_config.layout = {**write_layout(packed), **companions}
         return model
 
+    def _set_arithmetic(self, model: Any) -> None:
+        config = self.quantization_config
+        activations = config.companions.activations
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        for tensor in packed_in.packed_tensors(model).values():
+            tensor.packing.compute = config.compute
+            if activations is not None and tensor is not getattr(head, "weight", None):
+                tensor.packing.activations = ActivationScheme(activations)
+
+    def get_state_dict_and_metadata(self, model: Any, *args: Any) -> Any:
+        """What a saved model's files hold: the stored tensors of every packed weight."""
+        return packed_in.flat_state(model), {}
+
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, PackedModule):
-                unpack_module(model, name, module, None if dtype is None else _dtype(dtype))
+        packed_in.dense_weights(model, None if dtype is None else _dtype(dtype))
         tied = getattr(model, "all_tied_weights_keys", {})
         for name in [
             n for n in tied if n not in dict(model.named_parameters(remove_duplicate=False))
@@ -298,11 +296,13 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
 def _say_what_is_slow(model: Any) -> None:
     """One line for each reason that linear layers have no kernel for."""
     slow: dict[str, list[str]] = {}
+    tensors = packed_in.packed_tensors(model)
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
-            reason = module.stored["weight"].without_kernel()
-            if reason is not None:
-                slow.setdefault(reason, []).append(name)
+        tensor = tensors.get(f"{name}.weight")
+        if tensor is None or isinstance(module, (nn.Embedding, nn.modules.conv._ConvNd)):
+            continue
+        if tensor.packing.why_slow is not None:
+            slow.setdefault(tensor.packing.why_slow, []).append(name)
     for reason, names in slow.items():
         _log.warning(
             "%d linear layers (%s first) dequantize their weight for every product, which is "

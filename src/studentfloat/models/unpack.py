@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studentfloat.errors import ConfigError, FailureError, ModelError
+from studentfloat.errors import ConfigError, FailureError, ModelError, printable
 from studentfloat.models.conversions import ParameterSource, find_sources
 from studentfloat.models.pack_writer import WORK, is_free, save_shard
 from studentfloat.models.packed_files import (
@@ -96,7 +96,7 @@ def verify_checkpoint(
         tensors=len(checkpoint.files),
         hashed=len(hashes.keys() & checkpoint.files.keys()),
         compared_with=None if source is None else source.name,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys(map(printable, problems))),
     )
 
 

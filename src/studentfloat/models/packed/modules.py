@@ -1,0 +1,231 @@
+"""Packed weights in a model's own modules: put in, taken out, listed, offloaded.
+
+While a model is loaded, the stored tensors of a weight are plain parameters (bytes) and buffers of
+its module, named as in the checkpoint, so that they load, move and offload like any others.
+:func:`assemble` then makes each weight one parameter, a :class:`PackedTensor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from studentfloat.errors import ModelError
+from studentfloat.models.packed.packing import Packing
+from studentfloat.models.packed.tensor import PackedTensor
+from studentfloat.models.walk import WeightSite
+from studentfloat.quantize.stored import StoredWeight
+
+__all__ = [
+    "assemble",
+    "declare",
+    "dense_weights",
+    "flat_state",
+    "packed_tensors",
+    "packed_weights",
+    "shield",
+    "unshield",
+]
+
+
+def declare(model: nn.Module, site: WeightSite, stored: StoredWeight) -> None:
+    """Put empty stored tensors where a weight and its ties are.
+
+    Raises
+    ------
+    ModelError
+        If shapes differ.
+    """
+    if tuple(site.parameter.shape) != stored.shape:
+        raise ModelError(
+            f"{site.name} has the shape {list(site.parameter.shape)} in the model, "
+            f"{list(stored.shape)} in the packed checkpoint"
+        )
+    device = site.parameter.device
+    for name in (site.name, *site.tied):
+        module, leaf = _place(model, name)
+        # transformers would else draw numbers at random.
+        module.__dict__["_is_hf_initialized"] = True
+        for suffix, part in stored.tensors.items():
+            if suffix and name != site.name:
+                continue  # a tie has the codes alone
+            empty = torch.empty(part.shape, dtype=part.dtype, device=device)
+            _put(module, leaf + suffix, empty)
+
+
+def shield(model: nn.Module, places: Mapping[str, tuple[WeightSite, torch.dtype]]) -> None:
+    """Let what the model does to missing weights, once others are loaded, see no bytes.
+
+    Some models set rows of a table, or compute with a weight, in passing; what is loaded already
+    would be damaged. :func:`unshield` ends it.
+    """
+    original = cast(Any, model).initialize_weights
+
+    def initialize(*args: Any, **kwargs: Any) -> Any:
+        kept: list[tuple[nn.Module, str, Any]] = []
+        for site, dtype in places.values():
+            for name in (site.name, *site.tied):
+                module, leaf = _place(model, name)
+                kept.append((module, leaf, module._parameters[leaf]))
+                empty = torch.empty(site.parameter.shape, dtype=dtype, device="meta")
+                stand_in: Any = nn.Parameter(empty, requires_grad=False)
+                stand_in._is_hf_initialized = True
+                module._parameters[leaf] = stand_in
+        try:
+            return original(*args, **kwargs)
+        finally:
+            for module, leaf, parameter in kept:
+                module._parameters[leaf] = parameter
+
+    model.__dict__["initialize_weights"] = initialize
+
+
+def unshield(model: nn.Module) -> None:
+    """End what :func:`shield` began."""
+    model.__dict__.pop("initialize_weights", None)
+
+
+def assemble(
+    model: nn.Module, site: WeightSite, stored: StoredWeight, dtype: torch.dtype
+) -> PackedTensor:
+    """Make one packed parameter of a weight's stored tensors, its ties included.
+
+    Every number that is in memory is checked; see :meth:`StoredWeight.check`.
+    """
+    module, leaf = _place(model, site.name)
+    parts = {suffix: _take(module, leaf + suffix) for suffix in stored.tensors}
+    if all(part.device.type != "meta" for part in parts.values()):
+        stored.check(parts, site.name)
+    packed = PackedTensor.of(Packing(stored, parts, site.name), dtype)
+    parameter: Any = nn.Parameter(packed, requires_grad=False)
+    parameter._is_hf_initialized = True
+    for name in (site.name, *site.tied):
+        owner, last = _place(model, name)
+        owner._parameters[last] = parameter
+        hook = getattr(owner, "_hf_hook", None)
+        if getattr(hook, "offload", False):
+            _bring_whole(hook, last, parameter)
+    return cast(PackedTensor, parameter)
+
+
+def packed_tensors(model: nn.Module) -> dict[str, PackedTensor]:
+    """Every packed parameter in a model, once: by the name that others are tied to."""
+    found: dict[int, tuple[str, PackedTensor]] = {}
+    tied = getattr(model, "all_tied_weights_keys", {})
+    parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        if isinstance(parameter, PackedTensor):
+            known = found.get(id(parameter))
+            if known is None or (known[0] in tied and name not in tied):
+                found[id(parameter)] = (name, parameter)
+    return dict(found.values())
+
+
+def packed_weights(model: nn.Module) -> dict[str, StoredWeight]:
+    """What describes each packed weight of a model, by its full name."""
+    return {name: tensor.packing.stored for name, tensor in packed_tensors(model).items()}
+
+
+def dense_weights(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Put ordinary parameters where packed ones are; ties hold."""
+    made: dict[int, nn.Parameter] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if not isinstance(parameter, PackedTensor):
+            continue
+        if id(parameter) not in made:
+            values = _in_memory(model, name, parameter).dequantize().contiguous()
+            kind = parameter.dtype if dtype is None else dtype
+            made[id(parameter)] = nn.Parameter(values.to(kind))
+        module, leaf = _place(model, name)
+        module._parameters[leaf] = made[id(parameter)]
+
+
+def flat_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state with the stored tensors of packed weights, named as in a checkpoint."""
+    state: dict[str, Tensor] = {}
+    stored = packed_tensors(model)
+    parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in model.state_dict().items():
+        if name in stored:
+            whole = _in_memory(model, name, stored[name])
+            state |= {name + suffix: part for suffix, part in whole.parts.items()}
+        elif not isinstance(parameters.get(name), PackedTensor):
+            state[name] = value
+    return state
+
+
+class _WholeWeights(MutableMapping[str, Tensor]):
+    """What an offloading hook reads: packed weights put together, the rest as it is."""
+
+    def __init__(self, others: Any) -> None:
+        self._others = others
+        self.kept: dict[str, PackedTensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        packed = self.kept.get(name)
+        if packed is None:
+            return cast(Tensor, self._others[name])
+        waiting = packed.packing
+        parts = {
+            suffix: cast(Tensor, self._others[name + suffix]) if part.is_meta else part
+            for suffix, part in waiting.parts().items()
+        }
+        packing = Packing(waiting.stored, parts, waiting.name)
+        packing.compute, packing.activations = waiting.compute, waiting.activations
+        return PackedTensor.of(packing, packed.dtype)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._others[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._others)
+
+    def __len__(self) -> int:
+        return len(self._others)
+
+
+def _bring_whole(hook: Any, name: str, parameter: Any) -> None:
+    """Let a hook of accelerate's that brings codes from the disk bring packed weights."""
+    if not isinstance(hook.weights_map, _WholeWeights):
+        hook.weights_map = _WholeWeights(hook.weights_map)
+    hook.weights_map.kept[name] = parameter
+
+
+def _in_memory(model: nn.Module, name: str, parameter: PackedTensor) -> PackedTensor:
+    """The packed parameter; what is offloaded is read."""
+    if parameter.device.type != "meta":
+        return parameter
+    module, leaf = _place(model, name)
+    waiting = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    if not isinstance(waiting, _WholeWeights):
+        raise ModelError(f"{name} is not in memory, and nothing says where it is")
+    return cast(PackedTensor, waiting[leaf])
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    owner, _, leaf = name.rpartition(".")
+    return (model.get_submodule(owner) if owner else model), leaf
+
+
+def _put(module: nn.Module, name: str, part: Tensor) -> None:
+    """Bytes as a frozen parameter; the rest as buffers, which casting a model must not see."""
+    if part.dtype == torch.uint8:
+        module._parameters[name] = nn.Parameter(part, requires_grad=False)
+    else:
+        module._buffers[name] = part
+
+
+def _take(module: nn.Module, name: str) -> Tensor:
+    found = module._parameters.pop(name, None)
+    if found is not None:
+        return found.data
+    part = module._buffers.pop(name, None)
+    if part is None:
+        raise ModelError(f"{type(module).__name__} has lost its stored tensor {name}")
+    return part
