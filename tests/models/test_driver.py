@@ -47,6 +47,22 @@ def windows(count: int = 3, length: int = 24) -> CalibrationWindows:
     )
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_numbers_that_say_nothing_are_named(method: str) -> None:
+    model = loaded(lambda: tiny.llama(num_hidden_layers=1))
+    weight = model.module.model.layers[0].mlp.up_proj.weight
+    with torch.no_grad():
+        weight[3, 4] = torch.nan
+    with pytest.raises(DataError, match=r"layers\.0\.mlp\.up_proj\.weight holds 1 NaN"):
+        quantize_model(model, SCHEME, method, calibration=windows(1))
+    # In squares of what it feeds, a norm of 1e30 overflows in single precision.
+    with torch.no_grad():
+        weight[3, 4] = 0
+        model.module.float().model.layers[0].input_layernorm.weight.fill_(1e30)
+    with pytest.raises(DataError, match=r"inputs of model\.layers\.0\.self_attn\.q_proj"):
+        quantize_model(model, SCHEME, method, calibration=windows(1))
+
+
 def inputs_of(model, sites, tokens) -> dict[str, list[torch.Tensor]]:
     """What each weight is fed with in a run of the whole model: experts as a list of each."""
     heard: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import studentfloat.transformers  # noqa: F401
 from studentfloat.kernels import PackedMatrix
-from studentfloat.models import Calibration, calibrate_checkpoint, find_model
+from studentfloat.models import Calibration, calibrate_checkpoint, find_model, quantize_checkpoint
 from studentfloat.models.packed.modules import flat_state, packed_tensors
 from studentfloat.models.packed.packing import Packing
 from studentfloat.quantize import Scheme, parse_method
@@ -212,3 +212,14 @@ def test_plain_layers_stay_plain_and_nothing_is_said(tmp_path: Path, caplog) -> 
     logits(model)
     assert not [record for record in caplog.records if record.name == "studentfloat"]
     assert {type(one) for packing in packings(model) for one in packing.kernels} == {PackedMatrix}
+
+
+@pytest.mark.parametrize("block_size", ["tensor", 4])
+def test_embeddings_whose_blocks_lie_across_rows(block_size, tmp_path: Path) -> None:
+    """Rows cannot be taken out of what is stored: the table is dequantized as a whole."""
+    source = find_model(str(tiny.save(tiny.llama, tmp_path / "dense")))
+    axis = 0 if block_size == 4 else -1
+    scheme = Scheme("nf4", block_size=block_size, axis=axis)
+    quantize_checkpoint(source, scheme, tmp_path / "packed", embeddings=True)
+    expected = logits(load(tmp_path / "packed").dequantize())
+    assert torch.equal(logits(load(tmp_path / "packed")), expected)

@@ -18,10 +18,13 @@ from studentfloat.quantize import (
     Outliers,
     QuantizedWeight,
     Scheme,
+    pack_codes,
+    parse_method,
     quantize,
 )
 from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.parts.registry import PARTS
+from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.scheme_json import LayoutTables, formats_of, formats_to_json
 from studentfloat.quantize.stored import StoredWeight
 
@@ -259,8 +262,45 @@ def test_codes_that_stand_for_nothing() -> None:
         three = Format.from_values([-1, 0, 1], name="ternary", bits=2)
         weight = weight_of(Scheme(three, block_size=16))
         stored, parts = StoredWeight.of(weight, (6, 40)), weight.tensors()
-    with pytest.raises(ModelError, match="holds a code"):
+    with pytest.raises(ModelError, match="codes that stand for no number"):
         stored.check(broken(parts, "", lambda c: torch.full_like(c, 255)), "w")
+
+
+@pytest.mark.parametrize("names", ["nf4|int4-symmetric", "int4-symmetric|nf4"])
+def test_a_code_must_stand_for_a_number_in_its_own_block(names) -> None:
+    """Code 8 is a number of nf4, and none of int4-symmetric."""
+    scheme = Scheme(names, block_size=8)
+    symmetric = [f.name for f in scheme.formats].index("int4-symmetric")
+    tensor = quantize(torch.randn(6, 40, generator=torch.Generator().manual_seed(1)), scheme)
+    of_blocks = tensor.block_formats.repeat_interleave(8, dim=1)
+    assert set(of_blocks.unique().tolist()) == {0, 1}
+    for wrong in (False, True):
+        place = ((of_blocks == symmetric) == wrong).nonzero()[0]
+        codes = tensor.codes
+        codes[tuple(place)] = 8
+        changed = replace(tensor, packed=pack_codes(codes, 4))
+        assert bool(torch.isfinite(changed.dequantize()).all()) != wrong
+        weight = QuantizedWeight(changed)
+        stored = StoredWeight.of(weight, (6, 40))
+        if wrong:
+            with pytest.raises(ModelError, match="w holds 1 codes that stand for no number"):
+                stored.check(weight.tensors(), "w")
+        else:
+            stored.check(weight.tensors(), "w")
+
+
+@pytest.mark.parametrize("name", ["int4-symmetric", "int3", "sf3-nozero", "e4m3", "e2m1"])
+@pytest.mark.parametrize("method", ["lloyd-row", "lloyd", "lloyd=2"])
+def test_what_codebooks_are_learned_for_passes_its_own_check(name, method) -> None:
+    """Row tables have as many entries as there are codes, whatever the format uses of them."""
+    matrix = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
+    weight = quantize_weight(matrix, Scheme(name, 16), parse_method(method)).weight
+    stored = StoredWeight.of(weight, (6, 40))
+    stored.check(weight.tensors(), "w")
+    again = stored.assemble(weight.tensors())
+    assert torch.equal(again.dequantize(), weight.dequantize())
+    levels = 2**weight.base.scheme.format.bits
+    assert weight.base.row_tables is None or weight.base.row_tables.shape == (6, levels)
 
 
 def test_selectors_and_positions_out_of_range() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from studentfloat.quantize import (
     Scheme,
     block_scales,
     fake_quantize,
+    gptq,
     quantize,
     reference,
 )
+from studentfloat.quantize.scheme import ScaleRule
 from studentfloat.quantize.tensor import QuantizedTensor
 
 from .strategies import DIRECT_RULES, UNWEIGHTED_RULES, matrices, schemes
@@ -281,6 +284,65 @@ def test_overflow_by_a_scale_rounded_up_is_named() -> None:
     half = torch.tensor([65504.0], dtype=torch.float16)
     with pytest.raises(DataError, match="largest number of float16"):
         quantize(half, Scheme("nf4", 4, scale_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("rule", ["absmax", "signed-absmax", "mse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_largest_numbers_are_near_or_refused(rule, dtype) -> None:
+    """Never infinite, and not clipped to nothing by a scale that does not fit its type."""
+    random = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hessian, refused, sound = torch.eye(16) + 0.1, 0, 0
+
+    def feed_back(numbers, scheme, name):
+        return gptq(numbers, hessian, scheme, name=name).tensor
+
+    for share, names, scale_dtype, call in product(
+        (1.0, 1e-5),
+        ("nf4", "int4-symmetric", "e2m1+sp|e2m1+sr"),
+        ("float32", "bfloat16", "float16", "e8m0", "e4m3"),
+        (quantize, feed_back),
+    ):
+        if rule == "signed-absmax" and scale_dtype in ("e8m0", "e4m3"):
+            continue
+        numbers = (random / random.abs().max() * torch.finfo(dtype).max * share).to(dtype)
+        scheme = Scheme(names, 16, scale_rule=rule, scale_dtype=scale_dtype)
+        try:
+            got = call(numbers, scheme, name="w").dequantize()
+        except DataError as error:
+            assert "w reaches" in str(error) or "w: errors" in str(error)  # noqa: PT017
+            refused += 1
+            continue
+        assert torch.isfinite(got).all()
+        assert (got.double() - numbers).norm() < 0.3 * numbers.double().norm()
+        sound += 1
+    assert refused
+    assert sound
+
+
+@pytest.mark.parametrize("power", [-110, -60, 60, 120])
+@pytest.mark.parametrize("rule", ["mse", "x2-mse"])
+def test_a_search_does_not_depend_on_the_unit(power, rule, rng) -> None:
+    """Squares of very large and very small numbers neither overflow nor vanish."""
+    matrix = torch.from_numpy(rng.standard_t(4, (8, 64)).astype(np.float32))
+    for names in ("nf4", "e2m1+sp|e2m1+sr"):
+        scheme = Scheme(names, 32, scale_rule=rule)
+        plain, scaled = quantize(matrix, scheme), quantize(matrix * 2.0**power, scheme)
+        assert torch.equal(scaled.codes, plain.codes)
+        assert torch.equal(scaled.block_scales(), plain.block_scales() * 2.0**power)
+
+
+def test_a_rule_of_ones_own_searches() -> None:
+    with pytest.raises(SchemeError, match="scale rule 'mine' does not search"):
+        Scheme("nf4", scale_rule=ScaleRule("mine", "half of the extreme"))
+    with pytest.raises(SchemeError, match="scale rule 'mine' does not search"):
+        Scheme("int4", scale_rule=ScaleRule("mine", "", signed=True))
+    cubes = ScaleRule("x3", "", signed=True, searches=True, weighted=True, magnitude_power=3.0)
+    scheme = Scheme("nf4", 4, scale_rule=cubes)
+    numbers, ones = torch.tensor([[0.1, -0.6, 0.25, 1.1]]), torch.ones(4)
+    assert torch.equal(
+        quantize(numbers, scheme, weights=ones).dequantize(),
+        quantize(numbers, scheme.unweighted).dequantize(),
+    )
 
 
 def test_zero_blocks_under_e8m0_are_next_to_zero() -> None:

@@ -209,7 +209,7 @@ def integer_linear(
             f"activations in blocks of {scheme.block_size} against weights in blocks of "
             f"{weight.scheme.block_size}: sums in integers need equal blocks"
         )
-    if len(weight.scheme.formats) + len(scheme.formats) > 2 or weight.row_tables is not None:
+    if weight.scheme.has_choice or scheme.has_choice or weight.row_tables is not None:
         raise ConfigError("sums in integers take one format each for activations and weights")
     rounded = quantize(inputs, scheme, name="activations")
     left, right = _integers(rounded), _integers(weight)

@@ -212,6 +212,11 @@ def _hidden(output: Any) -> Tensor:
     return value
 
 
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN to NaN: what is wrong with numbers, others say."""
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
 def _check_chain(
     order: list[tuple[str, nn.Module]], inputs: list[Tensor], outputs: list[Tensor]
 ) -> None:
@@ -219,7 +224,7 @@ def _check_chain(
     if len({id(block) for _, block in order}) < len(order):
         raise ModelError("a block of the model runs more than once: it cannot be calibrated alone")
     for i in range(1, len(order)):
-        if not torch.equal(inputs[i], outputs[i - 1]):
+        if not _is_same(inputs[i], outputs[i - 1]):
             raise ModelError(
                 f"the input of {order[i][0]} is not the output of {order[i - 1][0]}: more than "
                 "hidden states passes between the blocks, so they cannot be calibrated one by one"

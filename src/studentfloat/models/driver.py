@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from studentfloat.quantize.method import Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.parts import InputScale, InputTransform
 from studentfloat.quantize.pipeline import quantize_weight
-from studentfloat.quantize.rounding.nearest import fake_quantize
+from studentfloat.quantize.rounding.nearest import check_tensor, fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.steps.state import SharedInput
 from studentfloat.quantize.weight import QuantizedWeight
@@ -267,6 +268,10 @@ class ModelQuantizer:
         if not group[0].kind.multiplies_inputs:
             return fed.noted(f"{group[0].kind.value}: its inputs are not transformed")
         weights = tuple(site.matrix(site.parameter.detach()) for site in group)
+        if inputs is not None:
+            inputs.check(group[0].name)
+        for site, weight in zip(group, weights, strict=True):
+            check_tensor(weight, site.name)
         shared = SharedInput(weights, inputs, self._method.on_scheme(self._scheme))
         for step in self._method.transforms:
             found, fold = step.find(shared), None
@@ -399,7 +404,8 @@ def _errors(
 
 
 def _square(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))
+    total = float(values.square().sum(dtype=torch.float64))
+    return total if math.isfinite(total) else float(values.double().square().sum())
 
 
 def _share(part: float, whole: float) -> float:

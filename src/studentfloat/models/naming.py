@@ -65,7 +65,7 @@ def _joined(parts: Mapping[str, StoredWeight], site: WeightSite) -> StoredWeight
     first = next(iter(parts.values()))
     for name, stored in parts.items():
         simple = StoredWeight(stored.scheme, stored.shape, stored.dtype)
-        if first.scheme != stored.scheme or stored != simple or stored.scheme.alternatives:
+        if first.scheme != stored.scheme or stored != simple or stored.scheme.has_choice:
             raise ModelError(
                 f"{name}: transformers fuses a layer's experts, which must share one plain scheme"
             )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from studentfloat.errors import DataError
+
 __all__ = ["InputStatistics"]
 
 
@@ -53,6 +55,21 @@ class InputStatistics:
         self.magnitude[part].add_(magnitudes.sum(dim=0))
         torch.maximum(self.greatest[part], magnitudes.amax(dim=0), out=self.greatest[part])
         self.tokens[part] += len(flat)
+
+    def check(self, name: str) -> None:
+        """Refuse sums that say nothing.
+
+        Raises
+        ------
+        DataError
+            If any is NaN or infinite; the message calls the layer `name`.
+        """
+        sums = (self.hessian, self.magnitude, self.greatest)
+        if not all(bool(torch.isfinite(part).all()) for part in sums):
+            raise DataError(
+                f"the inputs of {name} hold NaN or infinity, or are so large that sums of their "
+                "squares overflow: no calibrated method can be used on this model"
+            )
 
     @property
     def count(self) -> int:

@@ -82,7 +82,7 @@ def learn_row_tables(weight: Tensor, scheme: Scheme, *, weights: Tensor | None =
     weights
         Not negative, broadcastable to `weight`; ones where None.
     """
-    if scheme.alternatives:
+    if scheme.has_choice:
         raise SchemeError(f"tables per row take one format, not {scheme.format_name}")
     rows = weight.reshape(-1, weight.shape[-1]).float().contiguous()
     rule_weights = None

@@ -11,6 +11,7 @@ from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, without_inputs
 from studentfloat.quantize.parts import InputTransform
 from studentfloat.quantize.parts.registry import in_order
+from studentfloat.quantize.rounding.nearest import check_tensor
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.state import SharedInput, WeightState
 from studentfloat.quantize.weight import QuantizedWeight
@@ -52,11 +53,20 @@ def quantize_weight(
     transforms
         Of the input, in the order in which they are applied to it, where they were chosen
         beforehand for all weights that share it; None lets the method choose for this one.
+
+    Raises
+    ------
+    DataError
+        If the weight or what is known of its inputs holds NaN or infinity; the message names
+        it.
     """
+    check_tensor(weight, name)
     scheme = method.on_scheme(scheme)
     notes: list[str] = []
     if inputs is not None and not inputs.count:
         inputs = None
+    if inputs is not None:
+        inputs.check(name)
     if inputs is None and method.needs_inputs(scheme):
         notes.append("no input seen: rounded to nearest")
         scheme, method = without_inputs(scheme)

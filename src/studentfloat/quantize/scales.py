@@ -273,6 +273,8 @@ def _search(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor 
         return round_scales(candidate * unit, scheme.scale_dtype, away=away) / unit
 
     best = rounded(_absmax(extremes, codebook), away=True)
+    # No search among the scales of a type that cannot hold the block.
+    is_beyond = torch.isinf(best)
     error, values = _block_error(blocks, best, codebook, weights)
 
     def consider(candidate: Tensor, *, away: bool = False) -> None:
@@ -295,7 +297,7 @@ def _search(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor 
         weighted = values if weights is None else values * weights
         below = (weighted * values).sum(dim=-1)
         consider((weighted * blocks).sum(dim=-1) / torch.where(below == 0, torch.inf, below))
-    return best * unit
+    return (best * unit).masked_fill_(is_beyond, torch.inf)
 
 
 def _safe_unit(blocks: Tensor) -> Tensor:

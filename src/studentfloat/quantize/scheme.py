@@ -257,9 +257,14 @@ class Scheme:
         return (self.format, *self.alternatives)
 
     @property
+    def has_choice(self) -> bool:
+        """Whether a block chooses among several formats."""
+        return len(self.formats) > 1
+
+    @property
     def by_format(self) -> tuple[Scheme, ...]:
         """One scheme without alternatives for each of :attr:`formats`."""
-        if not self.alternatives:
+        if not self.has_choice:
             return (self,)
         return tuple(replace_scheme(self, format=f, alternatives=()) for f in self.formats)
 

@@ -8,7 +8,7 @@ by byte.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,7 @@ class StoredWeight:
             raise ModelError(f"a weight cannot have shape {list(self.shape)}")
         set_field = object.__setattr__
         if not self.parts:
-            chosen = (SelectorsSpec(),) if self.scheme.alternatives else ()
+            chosen = (SelectorsSpec(),) if self.scheme.has_choice else ()
             set_field(self, "parts", (CodesSpec(), *chosen))
         set_field(self, "matrix", MatrixSpec(shape, self.scheme, FLOAT_TYPES[self.dtype]))
         set_field(self, "tensors", _tensors_of(self.parts, self.matrix))
@@ -163,14 +163,22 @@ class StoredWeight:
                 raise ModelError(f"{name} lacks its tensor {name}{suffix}")
             _check_tensor(tensors[suffix], spec, f"{name}{suffix}")
         weight = self.assemble(tensors)
-        for codes in self._codes_parts():
+        # What codes stand for is known once selectors and tables are found to be sound.
+        for codes in reversed(tuple(self._codes_parts())):
             codes.check(weight.base, name)
         for part in weight.parts:
             part.check(weight.shape, name)
 
-    def beyond_blocks(self) -> str | None:
-        """What makes it more than one table of values times a scale per block, in words."""
-        return next(filter(None, (part.beyond_blocks(self.matrix) for part in self.parts)), None)
+    def beyond_blocks(self, carried: Collection[str] = ()) -> str | None:
+        """What makes it more than one table of values times a scale per block, in words.
+
+        Parameters
+        ----------
+        carried
+            Kinds of parts that are carried all the same.
+        """
+        others = (part for part in self.parts if part.kind not in carried)
+        return next(filter(None, (part.beyond_blocks(self.matrix) for part in others)), None)
 
     def without_kernel(self) -> str | None:
         """What no kernel multiplies by; None where every part has one."""

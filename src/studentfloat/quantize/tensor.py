@@ -19,7 +19,7 @@ from studentfloat.quantize.blocks import (
     part_view,
     row_length,
 )
-from studentfloat.quantize.codebook import codebook_of
+from studentfloat.quantize.codebook import Codebook, codebook_of
 from studentfloat.quantize.compiled import can_decode, decode_rows
 from studentfloat.quantize.packing import unpack_codes
 from studentfloat.quantize.scheme import TENSOR, Scheme, replace_scheme
@@ -64,7 +64,7 @@ class QuantizedTensor:
     row_tables: Tensor | None = None
 
     def __post_init__(self) -> None:
-        chooses = self.scheme.selector_bits > 0
+        chooses = self.scheme.has_choice
         if self.row_tables is not None and chooses:
             raise SchemeError(
                 f"row tables take the place of the format: the scheme must have one, "
@@ -139,6 +139,8 @@ class QuantizedTensor:
     @property
     def undecodable(self) -> int:
         """How many codes have no number in their block's format or their row's table."""
+        if self._codebook(torch.float32).decodes_all:
+            return 0
         return int((~torch.isfinite(self._unscaled(torch.float32))).sum())
 
     def packed_matrix(self) -> PackedMatrix:
@@ -204,9 +206,7 @@ class QuantizedTensor:
     def _unscaled(self, dtype: torch.dtype) -> Tensor:
         """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
         codes = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
-        codebook = codebook_of(
-            self.scheme, dtype, codes.device, row_tables=self.row_tables, rows=len(codes)
-        )
+        codebook = self._codebook(dtype)
         chosen = self.block_formats
         values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
         for part in block_parts(self.row_length, self.scheme):
@@ -214,6 +214,10 @@ class QuantizedTensor:
             numbers = its_codebook.decode(part_view(codes, part), part.size)
             part_view(values, part).copy_(numbers)
         return values
+
+    def _codebook(self, dtype: torch.dtype) -> Codebook:
+        rows, device = len(self.packed), self.packed.device
+        return codebook_of(self.scheme, dtype, device, row_tables=self.row_tables, rows=rows)
 
     @property
     def bits(self) -> int:

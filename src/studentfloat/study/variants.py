@@ -89,7 +89,7 @@ class Variant:
     @property
     def unit_format(self) -> Format | None:
         """The one format that silicon could be made for; None where there are several."""
-        if self.scheme is None or self.scheme.alternatives:
+        if self.scheme is None or self.scheme.has_choice:
             return None
         return None if self.method.learns_codebook else self.asked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -107,15 +108,15 @@ def test_there_and_back(kind: str, tmp_path: Path) -> None:
     assert torch.allclose(logits_of(tmp_path / "again"), logits_of(packed), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", SCHEMES)
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
 @given(data=st.data())
 def test_any_block_of_bytes(kind: str, data) -> None:
     """Codes and scales of any bytes are what gguf makes of them, and give the bytes again."""
     block = BLOCK_TYPES[kind]
     raw = data.draw(st.binary(min_size=4 * block.block_bytes, max_size=4 * block.block_bytes))
     rows = np.frombuffer(raw, np.uint8).reshape(2, -1)
-    codes, scales = block.unpack(rows)
-    assert np.array_equal(block.pack(codes, scales), rows)
+    codes, scales, minima = block.unpack(rows)
+    assert np.array_equal(block.pack(codes, scales, minima), rows)
     values = torch.from_numpy(block.format.decode_table.copy()).float()[codes.int()]
     if scales.dtype == torch.uint8:
         if bool((scales == 255).any()):  # NaN in the standard; a number to ggml, refused here
@@ -125,7 +126,10 @@ def test_any_block_of_bytes(kind: str, data) -> None:
         numbers = scales.float()
     with np.errstate(invalid="ignore", over="ignore"):
         expected = gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])
-    made = (values.reshape(2, -1, 32) * numbers[..., None]).reshape(2, -1).numpy()
+    made = values.reshape(2, -1, 32) * numbers[..., None]
+    if minima is not None:
+        made = made + minima.float()[..., None]
+    made = made.reshape(2, -1).numpy()
     assert np.array_equal(made, expected, equal_nan=True)
 
 
@@ -307,10 +311,37 @@ def test_other_types_are_refused_but_for_the_embedding(tmp_path: Path) -> None:
         rtol=1e-4,
         atol=1e-4,
     )
-    layers = {"blk.0.ffn_up.weight": "Q4_1"}
+    layers = {"blk.0.ffn_up.weight": "Q5_1"}
     other = requantized(tmp_path / "model.gguf", tmp_path / "other.gguf", layers)
-    with pytest.raises(SchemeError, match="1 matrices in Q4_1"):
+    with pytest.raises(SchemeError, match="1 matrices in Q5_1"):
         import_model(str(other), tmp_path / "other")
+
+
+def test_a_minimum_per_block_there_and_back(tmp_path: Path) -> None:
+    packed = pack(SCHEMES["Q4_0"], tmp_path)
+    file = export_model(packed, "gguf", tmp_path / "model.gguf")
+    # Queries are the matrix whose rows llama.cpp has in another order.
+    layers = dict.fromkeys(("blk.0.ffn_up.weight", "blk.1.attn_q.weight"), "Q4_1")
+    mixed = requantized(file, tmp_path / "mixed.gguf", layers)
+    import_model(str(mixed), tmp_path / "again")
+    checkpoint = PackedCheckpoint.open(tmp_path / "again")
+    up = checkpoint.weight("model.layers.0.mlp.up_proj.weight")
+    assert [part.kind for part in up.parts] == ["offsets"]
+    assert up.bits_per_weight == 5.0
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(mixed).tensors}
+    made = theirs["blk.0.ffn_up.weight"]
+    assert np.array_equal(gguf.dequantize(made.data, made.tensor_type), up.dequantize().numpy())
+    expected = logits_of(tmp_path, gguf_file="mixed.gguf")
+    assert torch.allclose(logits_of(tmp_path / "again"), expected, rtol=1e-4, atol=1e-4)
+    # The tokenizer that transformers reads from a GGUF file has a token more.
+    for part in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packed / part, tmp_path / "again")
+    export_model(tmp_path / "again", "gguf", tmp_path / "back.gguf")
+    for tensor in gguf.GGUFReader(tmp_path / "back.gguf").tensors:
+        assert tensor.tensor_type == theirs[tensor.name].tensor_type
+        assert np.array_equal(tensor.data, theirs[tensor.name].data)
+    with pytest.raises(SchemeError, match=r"ONNX cannot carry .* adds an offset to each block"):
+        export_model(tmp_path / "again", "onnx", tmp_path / "onnx")
 
 
 def test_damaged_files(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -117,15 +119,22 @@ def exponents_of(scales: Tensor, name: str) -> Tensor:
     return stored.to(torch.uint8)
 
 
-def refuse_extras(name: str, stored: StoredWeight, route: str) -> None:
+def refuse_extras(
+    name: str, stored: StoredWeight, route: str, *, carried: Collection[str] = ()
+) -> None:
     """Refuse a weight that is more than one table of values times one scale per block.
+
+    Parameters
+    ----------
+    carried
+        Kinds of parts that the route carries too.
 
     Raises
     ------
     SchemeError
         With the reason and the nearest way that can carry it.
     """
-    reason = stored.beyond_blocks()
+    reason = stored.beyond_blocks(carried)
     if reason is not None:
         raise SchemeError(
             f"{route} cannot carry {name}: it {reason}. `studentfloat dequantize` makes a "

@@ -17,7 +17,7 @@ from torch import Tensor
 from studentfloat.errors import ModelError, SchemeError
 from studentfloat.models.cache import sha256_of_files
 from studentfloat.models.exchange.blocks import imported_record, packed_tensor
-from studentfloat.models.exchange.gguf_blocks import BLOCK_TYPES
+from studentfloat.models.exchange.gguf_blocks import BLOCK, BLOCK_TYPES, BlockType
 from studentfloat.models.exchange.gguf_metadata import (
     ROPE_FACTORS,
     check_rope,
@@ -32,6 +32,7 @@ from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.parts import Offsets
 from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
@@ -188,13 +189,22 @@ def _check_types(tensors: list[_Tensor], path: Path) -> None:
     if others:
         listed = ", ".join(f"{count} matrices in {kind}" for kind, count in others.items())
         raise SchemeError(
-            f"{path.name} has {listed}: types with a minimum per block, or scales of scales in "
-            f"layouts of their own, which no scheme describes ({', '.join(BLOCK_TYPES)} are "
+            f"{path.name} has {listed}: types with scales of scales in layouts of their "
+            f"own, which no scheme describes ({', '.join(BLOCK_TYPES)} are "
             f"carried code by code). `studentfloat quantize {path} -o DIR` dequantizes it and "
             "quantizes again"
         )
     if not any(tensor.kind in BLOCK_TYPES for tensor in tensors):
         raise SchemeError(f"{path.name} is not quantized: `studentfloat quantize` packs it")
+
+
+def _weight(tensor: _Tensor, kind: BlockType) -> QuantizedWeight:
+    blocks = kind.unpack(tensor.raw.data)
+    if tensor.order is not None:
+        blocks = blocks.in_order(tensor.order)
+    base = packed_tensor(blocks.codes, blocks.scales, kind.scheme, torch.float32, tensor.name)
+    offsets = () if blocks.minima is None else (Offsets(blocks.minima, BLOCK),)
+    return QuantizedWeight(base, offsets)
 
 
 def _shard(group: list[_Tensor], tell: Callable[[str], None]) -> Shard:
@@ -206,12 +216,7 @@ def _shard(group: list[_Tensor], tell: Callable[[str], None]) -> Shard:
     for tensor in group:
         kind = BLOCK_TYPES.get(tensor.kind)
         if kind is not None and len(tensor.raw.shape) == 2:
-            codes, scales = kind.unpack(tensor.raw.data)
-            if tensor.order is not None:
-                codes, scales = codes[tensor.order], scales[tensor.order]
-            weight = QuantizedWeight(
-                packed_tensor(codes, scales, kind.scheme, torch.float32, tensor.name)
-            )
+            weight = _weight(tensor, kind)
             method = f"gguf {tensor.kind}"
             weights[tensor.name] = (StoredWeight.of(weight, weight.shape, method=method), weight)
             records.append(imported_record(tensor.name, weight, method))

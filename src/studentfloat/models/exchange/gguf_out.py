@@ -24,6 +24,7 @@ from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize.orientation import Orientation
+from studentfloat.quantize.parts import Offsets
 from studentfloat.records.temporary import temporary_beside
 
 __all__ = ["export_gguf"]
@@ -140,10 +141,10 @@ def _entries(
         if stored is None:
             kind = _dense_kind(checkpoint, name)
         else:
-            refuse_extras(name, stored, "GGUF")
+            refuse_extras(name, stored, "GGUF", carried=(Offsets.kind,))
             if stored.orientation is not Orientation.PLAIN or len(stored.shape) != 2:
                 raise SchemeError(f"GGUF cannot carry {name}: it is not a plain matrix")
-            kind = fitting_type(checkpoint.weight(name).base, name).name
+            kind = fitting_type(checkpoint.weight(name), name).name
         entries.append(_Entry(name, targets[name], kind))
     return entries
 
@@ -174,9 +175,8 @@ def _bytes(checkpoint: PackedCheckpoint, architecture: Architecture, entry: _Ent
         raw: Bytes = values.contiguous().view(torch.uint8).numpy()
         return raw
     kind: BlockType = BLOCK_TYPES[entry.kind]
-    tensor = checkpoint.weight(name).base
-    codes, scales = split_blocks(tensor, kind, name)
-    order = architecture.row_order(name, len(codes), config)
+    blocks = split_blocks(checkpoint.weight(name), kind, name)
+    order = architecture.row_order(name, len(blocks.codes), config)
     if order is not None:
-        codes, scales = codes[order], scales[order]
-    return kind.pack(codes, scales)
+        blocks = blocks.in_order(order)
+    return kind.pack(*blocks)

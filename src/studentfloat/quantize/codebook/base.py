@@ -16,9 +16,9 @@ class Codebook(ABC):
 
     Numbers come divided by their block's scale, finite, of shape ``(rows, size)`` or ``(rows,
     blocks, size)``: rows and blocks are those of the matrix, the last axis is what codes run
-    along. Rounding has two halves, so that nothing is looked up that is not wanted:
-    :meth:`nearest` finds indices, whose meaning is the codebook's own, and :meth:`values` and
-    :meth:`codes` say what they stand for.
+    along. Where :attr:`run` is 1, ``(rows,)`` is one column. Rounding has two halves, so that
+    nothing is looked up that is not wanted: :meth:`nearest` finds indices, whose meaning is the
+    codebook's own, and :meth:`values` and :meth:`codes` say what they stand for.
     """
 
     @property
@@ -65,6 +65,11 @@ class Codebook(ABC):
     def long_side_extreme(self) -> float:
         """The extreme on the side that reaches farther from zero, with its sign."""
         return self.maximum if self.maximum >= -self.minimum else self.minimum
+
+    @property
+    def decodes_all(self) -> bool:
+        """Whether every code of so many bits stands for a number."""
+        return True
 
     @property
     def choices(self) -> Sequence[Codebook]:

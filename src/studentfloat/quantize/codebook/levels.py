@@ -68,9 +68,14 @@ class Levels(Codebook):
     def long_side_extreme(self) -> float:
         return self.format.long_side_extreme
 
+    @property
+    def decodes_all(self) -> bool:
+        return bool(torch.isfinite(self.table).all())
+
     def nearest(self, numbers: Tensor, weights: Tensor | None = None) -> Tensor:
         if len(self._cuts) > _MOST_COMPARISONS or numbers.numel() < _FEWEST_NUMBERS:
-            return torch.bucketize(numbers.contiguous(), self.thresholds, out_int32=True)
+            short = numbers.dim() > 1
+            return torch.bucketize(numbers.contiguous(), self.thresholds, out_int32=short)
         return _count_below(numbers, self._cuts)
 
     def values(self, indices: Tensor, size: int) -> Tensor:
@@ -142,7 +147,13 @@ def format_levels(number_format: Format, dtype: torch.dtype, device: torch.devic
 
 
 class _Composite(Codebook):
-    """What is scaled for one format or several, and stands for their numbers."""
+    """What is scaled for one format or several, and stands for their numbers or its own."""
+
+    table: Tensor
+
+    @property
+    def decodes_all(self) -> bool:
+        return bool(torch.isfinite(self.table).all())
 
     @property
     def bits(self) -> Fraction:
@@ -203,6 +214,8 @@ class RowLevels(_Composite):
         )
 
     def nearest(self, numbers: Tensor, weights: Tensor | None = None) -> Tensor:
+        if numbers.dim() == 1:
+            return torch.searchsorted(self.thresholds, numbers[:, None])[:, 0]
         flat = numbers.reshape(len(numbers), -1).contiguous()
         return torch.searchsorted(self.thresholds, flat).reshape(numbers.shape)
 
@@ -328,13 +341,16 @@ def _padded(values: Tensor, length: int, fill: float) -> Tensor:
 
 
 def _look_up(table: Tensor, indices: Tensor) -> Tensor:
-    flat = indices.reshape(-1)
-    if flat.dtype == torch.uint8:
-        flat = flat.int()
-    return torch.index_select(table, 0, flat).reshape(indices.shape)
+    if indices.dtype == torch.uint8:
+        indices = indices.int()
+    if indices.dim() == 1:
+        return torch.index_select(table, 0, indices)
+    return torch.index_select(table, 0, indices.reshape(-1)).reshape(indices.shape)
 
 
 def _look_up_in_rows(tables: Tensor, indices: Tensor) -> Tensor:
+    if indices.dim() == 1:
+        return tables.gather(1, indices[:, None])[:, 0]
     flat = indices.reshape(len(indices), -1).long()
     return tables.gather(1, flat).reshape(indices.shape)
 

@@ -200,7 +200,7 @@ def _for_kernel(factor: Tensor | QuantizedTensor) -> tuple[Tensor, Tensor | None
     means_integers = len(table) == len(_INTEGERS) and np.array_equal(
         table[np.isfinite(table)], _INTEGERS[np.isfinite(table)]
     )
-    if not means_integers or scheme.block_size != ROW or scheme.alternatives or scheme.axis != -1:
+    if not means_integers or scheme.block_size != ROW or scheme.has_choice or scheme.axis != -1:
         return _dequantized(factor)
     # The codes are the numbers, in two's complement.
     return factor.packed.contiguous().view(torch.int8), factor.block_scales()[:, 0].contiguous()

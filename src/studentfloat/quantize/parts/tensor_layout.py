@@ -82,19 +82,13 @@ def check_codes(tensor: QuantizedTensor, name: str) -> None:
     scheme = tensor.scheme
     if isinstance(tensor.scales, QuantizedTensor):
         check_codes(tensor.scales, f"{name}_scale")
-    for number_format in scheme.formats:
-        if set(number_format.codes) == set(range(1 << number_format.bits)):
-            continue
-        codes = unpack_codes(tensor.packed, number_format.bits, tensor.row_length)
-        known = torch.zeros(256, dtype=torch.bool)
-        for one in scheme.formats:
-            known[list(one.codes)] = True
-        if not bool(known[codes.int()].all()):
-            raise ModelError(f"{name} holds a code that format {number_format.name!r} has not")
+    bad = tensor.undecodable
+    if bad:
+        raise ModelError(f"{name} holds {bad} codes that stand for no number in their block")
     scales = tensor.block_scales()
     if not bool(torch.isfinite(scales).all()):
         raise ModelError(f"{name}: a block's scale is NaN or infinite")
-    if not scheme.alternatives and tensor.row_tables is None:
+    if not scheme.has_choice and tensor.row_tables is None:
         _check_zero_scales(tensor, scales, name)
 
 

@@ -194,16 +194,15 @@ def round_columns(
     if fixed is None:
         stored = store_scales(scales, scheme, name)
     check_range(scales, codebook, scheme, weight.dtype, name)
-    left = torch.stack([part.left for part in rounded])
-    if not torch.isfinite(left).all():
-        raise DataError(f"{name}: errors fed back to later columns overflow: scale it down")
+    for part in rounded:
+        _check_feedback(part.left, name)
     return RoundedColumns(
         torch.cat([part.codes for part in rounded]),
         scales,
         stored,
         selectors,
         tuple(dict.fromkeys(notes)),
-        None if keep is None else left.reshape(weight.shape),
+        None if keep is None else torch.stack([r.left for r in rounded]).reshape(weight.shape),
     )
 
 
@@ -291,38 +290,48 @@ class _Columns:
 
     def _batch(self, first: int, last: int) -> tuple[list[Tensor], Tensor]:
         """Round runs [first, last): their codes, and scaled errors of shape (columns, rows)."""
-        start, stop = self._runs.starts[first], self._runs.starts[last]
+        starts = self._runs.starts
+        start, stop = starts[first], starts[last]
         left = self._left[start:stop]
         errors = torch.empty_like(left)
         upper = self._upper[start:stop, start:stop]
         inverse = (1 / upper.diagonal()).tolist()
+        # A column alone stays a vector: views of it as a matrix would cost more than its rounding.
+        is_column = self._codebook.run == 1
+        gather = torch.stack if is_column else torch.cat
         codes: list[Tensor] = []
         indices: list[Tensor] = []
         codebook, block = self._codebook, -1
         for run in range(first, last):
             if self._runs.blocks[run] != block:
                 if indices:
-                    codes.append(codebook.codes(torch.cat(indices, dim=1)))
+                    codes.append(codebook.codes(gather(indices, dim=1)))
                     indices = []
                 block = self._runs.blocks[run]
                 scales, divisor, codebook = self._enter_block(block, run)
-            a, b = (at - start for at in self._runs.starts[run : run + 2])
-            now = left[a:b]
-            index = codebook.nearest((now / divisor).T, self._weights(start + a, start + b))
-            indices.append(index)
-            error = codebook.values(index, b - a).T.mul(scales)
-            if self._keep is not None:
-                aside = now.bfloat16().to(error.dtype)
-                error = torch.where(self._keep[start + a : start + b], aside, error)
-            torch.sub(now, error, out=error)
-            if b - a == 1:
-                error.mul_(inverse[a])
+            a, b = starts[run] - start, starts[run + 1] - start
+            at = a if is_column else slice(a, b)
+            now, error = left[at], errors[at]
+            numbers = now / divisor
+            if is_column:
+                index = codebook.nearest(numbers)
+                value = codebook.values(index, 1) * scales
             else:
-                error = torch.linalg.solve_triangular(upper[a:b, a:b].T, error, upper=False)
-            errors[a:b] = error
-            if b < stop - start:
+                index = codebook.nearest(numbers.T, self._weights(start + a, start + b))
+                value = codebook.values(index, b - a).T * scales
+            indices.append(index)
+            if self._keep is not None:
+                aside = now.bfloat16().to(value.dtype)
+                value = torch.where(self._keep[start:stop][at], aside, value)
+            torch.sub(now, value, out=error)
+            if is_column:
+                error.mul_(inverse[a])
+                left[b:].addr_(upper[a, b:], error, alpha=-1)
+            else:
+                within = upper[a:b, a:b].T
+                error.copy_(torch.linalg.solve_triangular(within, error, upper=False))
                 left[b:].addmm_(upper[a:b, b:].T, error, alpha=-1)
-        codes.append(codebook.codes(torch.cat(indices, dim=1)))
+        codes.append(codebook.codes(gather(indices, dim=1)))
         return codes, errors
 
     def _weights(self, start: int, stop: int) -> Tensor | None:
@@ -342,6 +351,7 @@ class _Columns:
             at = self._runs.starts[run]
             end = self._runs.starts[run + self._runs.blocks.count(block)]
             numbers = self._left[at:end].T.contiguous()
+            _check_feedback(numbers, self._name)
             if self._keep is not None:
                 numbers.masked_fill_(self._keep[at:end].T, 0)
             weights = None
@@ -527,6 +537,12 @@ def _check_shapes(weight: Tensor, hessian: Tensor, scheme: Scheme, name: str) ->
             f"a Hessian of shape {tuple(hessian.shape)} does not fit {name} of shape "
             f"{tuple(weight.shape)}: it must be {wanted}, or one such per expert"
         )
+
+
+def _check_feedback(left: Tensor, name: str) -> None:
+    # The extremes of numbers are NaN where any of them is.
+    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(left)):
+        raise DataError(f"{name}: errors fed back to its later columns overflow: scale it down")
 
 
 def _check_runs(codebook: Codebook, scheme: Scheme, width: int) -> None:

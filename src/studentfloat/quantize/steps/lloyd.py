@@ -62,7 +62,7 @@ class LloydRow(Step):
 
     def refuses_scheme(self, scheme: Scheme) -> str | None:
         """A row has one codebook, so nothing to choose among."""
-        if not scheme.alternatives:
+        if not scheme.has_choice:
             return None
         return f"one codebook per row: the scheme must have one format, not {scheme.format_name}"
 

@@ -68,6 +68,26 @@ def test_row_tables_fit_their_rows() -> None:
         learn_row_tables(weight, Scheme("nf4|int4", 32))
 
 
+@pytest.mark.parametrize("rule", ["absmax", "x2-mse"])
+def test_what_is_learned_does_not_depend_on_the_unit(rule) -> None:
+    weight, scheme = skewed(), Scheme("nf4", 32, scale_rule=rule)
+    learned, tables = learn_codebooks(weight, scheme), learn_row_tables(weight, scheme)
+    for unit in (2.0**100, 2.0**-100):
+        assert learn_codebooks(weight * unit, scheme).formats == learned.formats
+        assert torch.equal(learn_row_tables(weight * unit, scheme), tables)
+    by_method = quantize_weight(weight * 1e30, scheme, parse_method("lloyd")).weight
+    off = float((weight - by_method.dequantize() / 1e30).square().sum())
+    assert off < 1.05 * error(weight, quantize(weight, learned))
+
+
+def test_rows_of_any_size_learn_their_tables() -> None:
+    sizes = 2.0 ** torch.linspace(-60, 60, 32).round()[:, None]
+    scheme = Scheme("nf4", 32)
+    assert torch.equal(
+        learn_row_tables(skewed() * sizes, scheme), learn_row_tables(skewed(), scheme)
+    )
+
+
 def test_learned_codebooks_go_with_gptq() -> None:
     weight = skewed()
     generator = torch.Generator().manual_seed(2)
