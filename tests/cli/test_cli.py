@@ -108,6 +108,19 @@ def test_misuse_is_one_line_without_traceback(arguments, code, message, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_same_option_has_the_same_default_in_compare_quantize_and_studies() -> None:
+    from studentfloat.cli.compare import compare
+    from studentfloat.cli.quantize import quantize
+    from studentfloat.study.options import CompareOptions, SchemeSettings
+
+    defaults = [{p.name: p.default for p in command.params} for command in (compare, quantize)]
+    for name in ("scale_dtype", "scale_rule", "block_size"):
+        wanted = getattr(SchemeSettings(), name)
+        assert getattr(CompareOptions(), name) == wanted
+        assert [found[name] for found in defaults] == [str(wanted)] * 2
+    assert SchemeSettings().scale_dtype == "bfloat16"
+
+
 def test_empty_text(llama, tmp_path) -> None:
     (tmp_path / "empty.txt").touch()
     text = str(tmp_path / "empty.txt")

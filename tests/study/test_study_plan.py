@@ -81,6 +81,9 @@ def addresses(text: str, resolution: Resolution | None = None, **options) -> dic
         (SMALL + "[tasks]\nnames = ['piqa']\ndata = 'nowhere'", "no directory .*nowhere"),
         (SMALL + "[hardware]\nunits = ['mak']", "mak"),
         (SMALL + "[hardware]\nliberty = ['x.lib']", "there is no file .*x.lib"),
+        (SMALL + "[hardware]\nreal_codes = true\nactivations = 'int8'", "leave one of the two out"),
+        (SMALL + "text = 'pydoc'\ntexts = ['articles']", "both 'text' and 'texts'"),
+        (SMALL + "texts = ['pydoc', 'pydoc']", "'texts' holds 'pydoc' twice"),
         (SMALL + "[calibration]\nwindow_length = 1", "'window_length' must be a whole number"),
         (SMALL + "[[exclude]]", "empty table"),
         (SMALL + "[[exclude]]\nfomat = 'nf4'", "unknown key 'fomat': did you mean 'format'"),
@@ -252,6 +255,29 @@ def test_silicon_decides_which_values_are_measured() -> None:
     assert "sf4 in 6-bit fixed point" in held.note
     assert (int4.name, int4.configuration.lookup_bits) == ("int4", None)  # exact as it is
     assert [exact.silicon_format, held.silicon_format] == [None, get_format("sf4")]
+
+
+def test_each_text_is_a_cell_and_none_measures_weights_alone() -> None:
+    two = replace(known(m="x"), texts=(TextSource("t", "t"), TextSource("u", "u")))
+    text = "models = ['m']\nformats = ['sf4']\n[quality]\n"
+    both = plan_of(text + "texts = ['pydoc', 'articles']", two)
+    assert [(c.configuration.name, c.text) for c in both.cells] == [
+        *((ORIGINAL, 0), (ORIGINAL, 1), ("sf4", 0), ("sf4", 1)),
+    ]
+    assert len({group.index for group in both.groups}) == 2  # weights are quantized once
+    alone = plan_of(text + "text = 'pydoc'", known(m="x"))
+    assert {c.address for c in alone.cells} == {c.address for c in both.cells if c.text == 0}
+    weights = plan_of(text + "texts = []", known(m="x"))
+    assert [c.text for c in weights.cells] == [None, None]
+
+
+def test_real_codes_make_a_cell_of_silicon_for_each_model_and_row() -> None:
+    text = "models = ['a', 'b']\nformats = ['int4', 'sf4']\n[hardware]\nreal_codes = true"
+    silicon = [c for c in plan_of(text).cells if c.evaluation == HARDWARE]
+    assert [(c.configuration.model, c.configuration.name) for c in silicon] == [
+        *(("a", "int4"), ("a", "sf4-fixed8"), ("b", "int4"), ("b", "sf4-fixed8")),
+    ]
+    assert len({c.address for c in silicon}) == 4
 
 
 def test_what_silicon_holds_is_left_out_with_its_format() -> None:

@@ -117,7 +117,8 @@ class HardwareOptions:
         Width of the fixed-point numbers that a format without an integer grid is rounded to,
         for the quality of its second row as for its silicon.
     real_codes
-        Whether energy is also measured on the pairs of codes that meet in each model.
+        Whether energy is also measured on the pairs of codes that meet in each model, with
+        activations in the format itself.
     """
 
     units: tuple[str, ...] = ("mac",)
@@ -125,13 +126,6 @@ class HardwareOptions:
     lookup_bits: int = 8
     activations: str | None = None
     real_codes: bool = False
-
-    def __post_init__(self) -> None:
-        if self.real_codes and self.activations is not None:
-            raise ConfigError(
-                f"real codes are counted of activations in the weights' own format, not in "
-                f"{self.activations}: leave one of the two out"
-            )
 
 
 @dataclass(frozen=True)

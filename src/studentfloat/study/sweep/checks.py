@@ -57,6 +57,11 @@ def _check_hardware(hardware: HardwareOptions) -> None:
 
     for unit in hardware.units:
         check_unit(unit)
+    if hardware.real_codes and hardware.activations is not None:
+        raise ConfigError(
+            "hardware: real codes are counted of activations in the weights' own format, not in "
+            f"{hardware.activations}: leave one of the two out"
+        )
     if hardware.activations not in (None, *_OTHER_ACTIVATIONS):
         resolve_format(hardware.activations)
 
