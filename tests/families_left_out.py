@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen2_vl_text": {"rope_parameters": _SECTIONS},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
+    "rwkv": {"rescale_every": 0},  # what it divides in place is packed
     "siglip2": {"vision_config.num_patches": 16},
     "swin": _SWIN,
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},

@@ -74,7 +74,7 @@ def trellis_decode(
     values: int,
     bits: int,
     state_bits: int,
-    packed: int,
+    codes: int,
     count: int,
     length: int,
     out: int,

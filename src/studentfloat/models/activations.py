@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from studentfloat.quantize.accumulate import grid_integers, integer_matmul
 from studentfloat.quantize.blocks import block_parts, part_view
 from studentfloat.quantize.codebook.levels import format_levels
 from studentfloat.quantize.rounding.nearest import fake_quantize, quantize
-from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
+from studentfloat.quantize.scheme import ROW, TENSOR, Scheme, replace_scheme
 from studentfloat.quantize.tensor import QuantizedTensor
 
 __all__ = ["ActivationScheme", "calibrate_ranges", "integer_linear", "quantized_activations"]
@@ -259,7 +259,7 @@ def _clip_to_quantile(inputs: Tensor, scheme: Scheme, quantile: float) -> Tensor
 
 def replace_block(scheme: Scheme, size: int) -> Scheme:
     """The scheme with blocks of another size."""
-    return replace(scheme, block_size=size)
+    return replace_scheme(scheme, block_size=size)
 
 
 def _is_linear(site: WeightSite) -> bool:

@@ -144,7 +144,7 @@ class StudentFloatConfig(QuantizationConfigMixin):  # type: ignore[misc]
         assert self.scheme is not None
         return {
             "quant_method": METHOD,
-            "format": self.scheme.format.name,
+            "format": self.scheme.format_name,
             "block_size": self.scheme.block_size,
             "scale_rule": self.scheme.scale_rule.name,
             "scale_dtype": self.scheme.scale_dtype_name,
@@ -191,6 +191,10 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             assert scheme is not None
             files = kwargs.get("checkpoint_files") or ()
             self._sites, sites = self._choose(model, scheme, files)
+        held = {name: packed_in.at_its_holder(model, site) for name, site in sites.items()}
+        self._sites = {held[name].name: stored for name, stored in self._sites.items()}
+        sites = {site.name: site for site in held.values()}
+        if not self.pre_quantized:
             self._tied = {tied: site.name for site in sites.values() for tied in site.tied}
         self._types = {n: p.dtype for n, p in model.named_parameters() if n not in self._sites}
         self._conversions = get_checkpoint_conversion_mapping(model.config.model_type) or []
@@ -200,7 +204,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             packed_in.declare(model, site, stored)
             if not self.pre_quantized:
                 _expect_dense(model, (name, *site.tied), stored, site.parameter.dtype)
-        packed_in.shield(model, self._places)
+        packed_in.shield(model, self._places, self._sites)
         return model
 
     def _choose(

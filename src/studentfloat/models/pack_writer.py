@@ -267,9 +267,10 @@ def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
             raise ConfigError(f"{place} is part of another run than {places[0]}")
     if not plans:
         raise ConfigError(f"{directory} holds no unfinished part of a packed model")
+    if (directory / MANIFEST).is_file() and _finished_plan(directory) == plans[0]:
+        shutil.rmtree(directory / WORK, ignore_errors=True)
+        return _read_report(directory)
     if directory not in places:
-        if (directory / MANIFEST).is_file() and _finished_plan(directory) == plans[0]:
-            return _read_report(directory)
         sweep(directory / WORK)
         if not is_free(directory):
             raise ConfigError(f"{directory} exists and is not empty: choose another directory")

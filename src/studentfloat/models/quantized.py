@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from studentfloat.formats import Format
 from studentfloat.models.roles import layer_of, role_of
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.weight import QuantizedWeight
@@ -117,8 +118,11 @@ class QuantizedModel:
 
         One table (the scheme's own) is free, as in :attr:`QuantizedTensor.bits`.
         """
-        tables = {f for weight in self.weights.values() for f in weight.base.scheme.formats}
-        learned = tables.difference(self.scheme.formats)
+        schemes = (self.scheme, *(weight.base.scheme for weight in self.weights.values()))
+        own, *others = [
+            set(scheme.formats if isinstance(scheme.code, Format) else ()) for scheme in schemes
+        ]
+        learned = set().union(*others) - own
         return sum(weight.bits for weight in self.weights.values()) + sum(
             32 << f.bits for f in learned
         )

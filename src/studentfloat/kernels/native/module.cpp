@@ -147,9 +147,9 @@ NB_MODULE(_native, module) {
       release());
   module.def(
       "trellis_decode",
-      [](uintptr_t values, int bits, int state_bits, uintptr_t packed, int64_t count,
+      [](uintptr_t values, int bits, int state_bits, uintptr_t codes, int64_t count,
          int64_t length, uintptr_t out, int threads) {
-        trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(packed), count,
+        trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(codes), count,
                        length, at<int8_t>(out), threads);
       },
       release());

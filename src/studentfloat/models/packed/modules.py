@@ -8,6 +8,7 @@ its module, named as in the checkpoint, so that they load, move and offload like
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from studentfloat.quantize.stored import StoredWeight
 
 __all__ = [
     "assemble",
+    "at_its_holder",
     "declare",
     "dense_weights",
     "flat_state",
@@ -29,6 +31,14 @@ __all__ = [
     "shield",
     "unshield",
 ]
+
+
+def at_its_holder(model: nn.Module, site: WeightSite) -> WeightSite:
+    """The same site, named as the parameter that the model ties others to: files have that."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    names = (site.name, *site.tied)
+    holder = next((name for name in names if name not in tied), site.name)
+    return replace(site, name=holder, tied=tuple(name for name in names if name != holder))
 
 
 def declare(model: nn.Module, site: WeightSite, stored: StoredWeight) -> None:
@@ -56,15 +66,21 @@ def declare(model: nn.Module, site: WeightSite, stored: StoredWeight) -> None:
             _put(module, leaf + suffix, empty)
 
 
-def shield(model: nn.Module, places: Mapping[str, tuple[WeightSite, torch.dtype]]) -> None:
+def shield(
+    model: nn.Module,
+    places: Mapping[str, tuple[WeightSite, torch.dtype]],
+    weights: Mapping[str, StoredWeight],
+) -> None:
     """Let what the model does to missing weights, once others are loaded, see no bytes.
 
     Some models set rows of a table, or compute with a weight, in passing; what is loaded already
-    would be damaged. :func:`unshield` ends it.
+    would be damaged. :func:`unshield` ends it. A stored tensor that was not loaded is refused.
     """
     original = cast(Any, model).initialize_weights
 
     def initialize(*args: Any, **kwargs: Any) -> Any:
+        for name, stored in weights.items():
+            _refuse_missing(model, name, stored)
         kept: list[tuple[nn.Module, str, Any]] = []
         for site, dtype in places.values():
             for name in (site.name, *site.tied):
@@ -81,6 +97,15 @@ def shield(model: nn.Module, places: Mapping[str, tuple[WeightSite, torch.dtype]
                 module._parameters[leaf] = parameter
 
     model.__dict__["initialize_weights"] = initialize
+
+
+def _refuse_missing(model: nn.Module, name: str, stored: StoredWeight) -> None:
+    module, leaf = _place(model, name)
+    for suffix in stored.tensors:
+        part = getattr(module, leaf + suffix)
+        # On the meta device it waits on the disk.
+        if not part.is_meta and not getattr(part, "_is_hf_initialized", False):
+            raise ModelError(f"the packed checkpoint's tensor {name}{suffix} was not loaded")
 
 
 def unshield(model: nn.Module) -> None:
