@@ -52,14 +52,9 @@ def merge(source: Path, out: Path) -> None:
     scheme = Scheme("sf4", block_size=16, scale_dtype="bfloat16")
     parts = [out / "one", out / "two"]
     for i, part in enumerate(parts, 1):
-        # Shards that were moved on are made again, to the same bytes.
-        if not (out / "whole" / "studentfloat.json").is_file():
-            quantize_checkpoint(
-                find_model(str(source)), scheme, part, shard_bytes=50_000, share=(i, 2)
-            )
+        # A part whose shards were moved already has nothing left to do.
+        quantize_checkpoint(find_model(str(source)), scheme, part, shard_bytes=50_000, share=(i, 2))
     merge_parts(out / "whole", parts)
-    for part in parts:
-        shutil.rmtree(part)
 
 
 def dequantize(source: Path, out: Path) -> None:

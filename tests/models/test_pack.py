@@ -403,3 +403,29 @@ def test_a_tied_head_under_its_own_name(both: bool, tmp_path: Path) -> None:
     expected, _ = fake_quantize(table, SCHEME)
     assert torch.equal(model.get_input_embeddings()(torch.arange(260)), expected)
     assert torch.equal(model.get_output_embeddings().matrix(torch.float32), expected)
+
+
+def test_a_trellis_is_packed_verified_and_loaded(source, tmp_path) -> None:
+    scheme = Scheme("trellis3", block_size="row", scale_dtype="bfloat16")
+    packed = tmp_path / "packed"
+    quantize_checkpoint(source, scheme, packed, shard_bytes=SHARD)
+    verify_checkpoint(packed)
+    config = json.loads((packed / "config.json").read_text())["quantization_config"]
+    assert config["formats"]["trellis3"]["kind"] == "trellis"
+    dequantize_checkpoint(packed, tmp_path / "dense")
+    dense = state_of(find_model(str(tmp_path / "dense")))
+    original = state_of(source)
+    stored = {k: v for file in packed.glob("*.safetensors") for k, v in load_file(file).items()}
+    for name in config["tensors"]:
+        expected, _ = fake_quantize(original[name], scheme)
+        assert torch.equal(dense[name], expected.to(dense[name].dtype))
+        rows, columns = original[name].shape
+        assert stored[name].shape == (rows, columns * 3 // 8)
+    # Whole bytes hold any codes, so a changed one is found by its hash alone; a torn shape is not
+    # read at all.
+    name = next(iter(config["tensors"]))
+    (file,) = [f for f in packed.glob("*.safetensors") if name in load_file(f)]
+    torn = load_file(file)
+    save_file({**torn, name: torn[name][:, 1:].contiguous()}, file, metadata={"format": "pt"})
+    with pytest.raises(StudentFloatError, match=name):
+        verify_checkpoint(packed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from studentfloat.formats.trellis import (
 from studentfloat.formats.vectors import E8Lattice, Points, Stage, VectorFormat
 from studentfloat.untrusted import parse_toml, shown
 
-__all__ = ["code_from_toml", "code_to_toml", "resolve_code"]
+__all__ = ["code_from_data", "code_from_toml", "code_to_data", "code_to_toml", "resolve_code"]
 
 _GENERATORS: dict[str, type[Generator]] = {
     kind.kind: kind for kind in (Convolution, ByteSum, DrawnTable, Table)
@@ -41,6 +41,11 @@ def code_to_toml(code: AnyFormat) -> str:
 
     if isinstance(code, Format):
         return format_to_toml(code)
+    return tomli_w.dumps(code_to_data(code))
+
+
+def code_to_data(code: Trellis | VectorFormat) -> dict[str, Any]:
+    """A code of several numbers as plain data: what its TOML says."""
     data: dict[str, Any] = {"kind": "trellis" if isinstance(code, Trellis) else "vectors"}
     data["name"] = code.name
     for key in ("description", "source"):
@@ -52,7 +57,7 @@ def code_to_toml(code: AnyFormat) -> str:
     else:
         data["scales"] = list(code.scales)
         data["stages"] = [{"kind": stage.kind, **_fields(stage)} for stage in code.stages]
-    return tomli_w.dumps(data)
+    return data
 
 
 def code_from_toml(text: str, *, where: str = "TOML text") -> AnyFormat:
@@ -74,9 +79,14 @@ def code_from_toml(text: str, *, where: str = "TOML text") -> AnyFormat:
         On anything but a sound code; unknown keys are named with the nearest right one.
     """
     data = parse_toml(text, where, error=FormatError)
-    kind = data.get("kind")
-    if kind is None:
+    if "kind" not in data:
         return format_from_toml(text, where=where)
+    return code_from_data(data, where)
+
+
+def code_from_data(data: Mapping[str, Any], where: str) -> Trellis | VectorFormat:
+    """Read what :func:`code_to_data` made; errors as for :func:`code_from_toml`."""
+    kind = data.get("kind")
     try:
         if kind == "trellis":
             return _trellis(data, where)
@@ -98,7 +108,7 @@ def resolve_code(name_or_file: str | os.PathLike[str] | AnyFormat) -> AnyFormat:
     return get_code(given)
 
 
-def _trellis(data: dict[str, Any], where: str) -> Trellis:
+def _trellis(data: Mapping[str, Any], where: str) -> Trellis:
     check_keys(data, _TRELLIS_KEYS, where, needed=("bits", "state_bits", "unit", "generator"))
     table = _table(data["generator"], f"{where}, generator", _GENERATORS)
     generator: Generator = _make(_GENERATORS[table.pop("kind")], table, f"{where}, generator")
@@ -114,7 +124,7 @@ def _trellis(data: dict[str, Any], where: str) -> Trellis:
     )
 
 
-def _vectors(data: dict[str, Any], where: str) -> VectorFormat:
+def _vectors(data: Mapping[str, Any], where: str) -> VectorFormat:
     check_keys(data, _VECTOR_KEYS, where, needed=("scales", "stages"))
     if not isinstance(data["stages"], list) or not isinstance(data["scales"], list):
         raise FormatError("'stages' is a list of tables, 'scales' a list of numbers")
@@ -158,7 +168,7 @@ def _frozen(value: Any, key: str) -> Any:
     return _number(value, key) if key in ("points", "degrees_of_freedom") else _whole(value, key)
 
 
-def _text(data: dict[str, Any], key: str, default: str = "") -> str:
+def _text(data: Mapping[str, Any], key: str, default: str = "") -> str:
     return str(data.get(key, default))
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from studentfloat.errors import FormatError
 from studentfloat.formats.format import check_name
-from studentfloat.kernels.reference import pack
+from studentfloat.kernels.reference import pack, unpack
 from studentfloat.kernels.trellis import (
     LEAST_PATH_BITS,
     MOST_STATE_BITS,
@@ -336,9 +336,8 @@ class Trellis:
                 f"trellis {self.name!r} decodes uint8 of shape (sequences, {bytes_each}), "
                 f"not {packed.dtype} of shape {packed.shape}"
             )
-        values = decode_paths(
-            np.ascontiguousarray(packed), self.values, self.bits, self.length, threads=threads
-        )
+        codes = unpack(packed, self.bits, self.length)
+        values = decode_paths(codes, self.values, self.bits, threads=threads)
         return values.astype(np.float32) / np.float32(self.unit)
 
     def renamed(self, name: str, *, description: str = "", source: str = "") -> Trellis:

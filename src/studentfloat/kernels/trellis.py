@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from studentfloat.kernels.arrays import default_threads
 from studentfloat.kernels.dispatch import native
-from studentfloat.kernels.reference import unpack
 
 __all__ = [
     "LEAST_PATH_BITS",
@@ -57,7 +56,8 @@ def encode_paths(
     ----------
     numbers
         float32, contiguous, of shape ``(sequences, length)``, in units of `values`; what is
-        beyond 255.99 counts as that. ``length * bits`` is at least ``state_bits``.
+        beyond 255.99 counts as that. A ring of fewer bits than a state has is gone around more
+        than once, and its encoding is far from the best.
     values
         int8, contiguous, of shape ``(2**state_bits,)``: what each state stands for.
     bits
@@ -70,7 +70,7 @@ def encode_paths(
     Returns
     -------
     ndarray
-        uint8, of shape ``(sequences, length)``: packed for good by ``pack(codes, bits)``.
+        uint8, of shape ``(sequences, length)``, each below ``2**bits``.
     """
     module = native()
     if module is None:
@@ -91,15 +91,13 @@ def encode_paths(
     return codes
 
 
-def decode_paths(
-    packed: Bytes, values: Values, bits: int, length: int, *, threads: int | None = None
-) -> Values:
-    """What packed codes stand for.
+def decode_paths(codes: Bytes, values: Values, bits: int, *, threads: int | None = None) -> Values:
+    """What codes stand for.
 
     Parameters
     ----------
-    packed
-        uint8, contiguous, of shape ``(sequences, ceil(length * bits / 8))``.
+    codes
+        uint8, contiguous, of shape ``(sequences, length)``, each below ``2**bits``.
     values, bits
         As in :func:`encode_paths`.
 
@@ -110,25 +108,23 @@ def decode_paths(
     """
     module = native()
     if module is None:
-        return reference_decode_paths(packed, values, bits, length)
-    out = np.empty((len(packed), length), dtype=np.int8)
+        return reference_decode_paths(codes, values, bits)
+    out = np.empty(codes.shape, dtype=np.int8)
     module.trellis_decode(
         values.ctypes.data,
         bits,
         _state_bits(values),
-        packed.ctypes.data,
-        len(packed),
-        length,
+        codes.ctypes.data,
+        *codes.shape,
         out.ctypes.data,
-        _threads(threads, len(packed)),
+        _threads(threads, len(codes)),
     )
     return out
 
 
-def reference_decode_paths(packed: Bytes, values: Values, bits: int, length: int) -> Values:
+def reference_decode_paths(codes: Bytes, values: Values, bits: int) -> Values:
     """:func:`decode_paths` in NumPy."""
-    codes = unpack(packed, bits, length).astype(np.int64)
-    return values[states_of(codes, bits, _state_bits(values))]
+    return values[states_of(codes.astype(np.int64), bits, _state_bits(values))]
 
 
 def states_of(codes: npt.NDArray[np.int64], bits: int, state_bits: int) -> npt.NDArray[np.int64]:

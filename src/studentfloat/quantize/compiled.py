@@ -33,6 +33,7 @@ def can_encode(rows: Tensor, scheme: Scheme) -> bool:
         native() is not None
         and rows.device.type == "cpu"
         and rows.dtype == torch.float32
+        and isinstance(scheme.code, Format)
         and not scheme.has_choice
         and _rule(scheme) is not None
         and isinstance(scheme.scale_dtype, ScaleDtype)

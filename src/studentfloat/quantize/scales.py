@@ -29,6 +29,8 @@ __all__ = [
 # cost more; above one a coarse format may still find its levels better placed.
 _SEARCH_FACTORS = tuple(0.5 + 0.04 * k for k in range(19))
 _REFITS = 2
+# For codes made for unit variance, of the root mean square: tails want a larger scale.
+_SHARES_OF_DEVIATION = (0.94, 1.0, 1.06, 1.14)
 # Numbers a search holds at a time, so that its temporaries stay small.
 _SEARCH_CHUNK = 1 << 17
 # Squares of magnitudes between these and of their errors neither overflow nor vanish.
@@ -136,6 +138,8 @@ def _scale(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor |
         raise SchemeError(f"scale rule {rule.name!r} needs one weight per element: none were given")
     if weights is not None and not rule.weighted:
         raise SchemeError(f"weights were given, but scale rule {rule.name!r} takes none")
+    if codebook.is_normalized:
+        return _by_deviation(blocks, scheme, codebook, error_weights(blocks, scheme, weights))
     if rule.searches:
         return _searched(blocks, scheme, codebook, error_weights(blocks, scheme, weights))
     return round_scales(
@@ -241,6 +245,39 @@ _DIRECT_RULES: dict[str, Callable[[_Extremes, Codebook], Tensor]] = {
     "published": _published,
     "signed-absmax": _signed_absmax,
 }
+
+
+def _by_deviation(
+    blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor | None
+) -> Tensor:
+    """Scales of codes made for unit variance: root mean squares; a search tries some about them.
+
+    Each trial is followed by the least squares scale of its values.
+    """
+    unit = _safe_unit(blocks)
+    relative = blocks / unit[..., None]
+    deviation = relative.square().mean(dim=-1).sqrt()
+
+    def rounded(scales: Tensor) -> Tensor:
+        return round_scales(scales * unit, scheme.scale_dtype, away=False)
+
+    best = rounded(deviation)
+    if not scheme.scale_rule.searches:
+        return best
+    error, _ = _block_error(relative, best / unit, codebook, weights)
+    for share in _SHARES_OF_DEVIATION:
+        values = codebook.round(normalize(relative, deviation * share), weights)
+        weighted = values if weights is None else values * weights
+        below = torch.linalg.vecdot(weighted, values)
+        refitted = torch.linalg.vecdot(weighted, relative) / torch.where(
+            below == 0, torch.inf, below
+        )
+        trial = rounded(refitted.clamp(min=0))
+        its_error, _ = _block_error(relative, trial / unit, codebook, weights)
+        better = its_error < error
+        best = torch.where(better, trial, best)
+        error = torch.where(better, its_error, error)
+    return best
 
 
 def _searched(blocks: Tensor, scheme: Scheme, codebook: Codebook, weights: Tensor | None) -> Tensor:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from studentfloat.errors import SchemeError
-from studentfloat.formats import Format, get_format, resolve_format
+from studentfloat.formats import (
+    AnyFormat,
+    Format,
+    Trellis,
+    get_format,
+    resolve_code,
+)
 
 __all__ = [
     "ROW",
@@ -157,9 +163,12 @@ class Scheme:
     Parameters
     ----------
     format
-        A :class:`~studentfloat.formats.Format`, the name of one, or a ``.toml`` file; or
+        A :class:`~studentfloat.formats.Format`, or a code of several numbers (a
+        :class:`~studentfloat.formats.Trellis`); the name of one, or a ``.toml`` file; or
         several names with ``|`` between them (``e2m1+sp|e2m1+sr``): the first is the
-        format, the others are `alternatives`.
+        format, the others are `alternatives`. Codes of several numbers are made for
+        numbers of unit variance: their blocks have the root mean square as their scale,
+        unless the scale rule searches.
     block_size
         How many consecutive numbers share a scale: a positive number, "row" (all along
         `axis`) or "tensor". A last block that is shorter is quantized as it is.
@@ -189,7 +198,7 @@ class Scheme:
     'absmax'
     """
 
-    format: Format
+    code: AnyFormat
     block_size: BlockSize = 128
     axis: int = -1
     scale_rule: ScaleRule = field(default=SCALE_RULES["absmax"])
@@ -198,18 +207,18 @@ class Scheme:
 
     def __init__(
         self,
-        format: Format | str,
+        format: AnyFormat | str,
         block_size: BlockSize | str = 128,
         axis: int = -1,
         scale_rule: ScaleRule | str = "absmax",
         scale_dtype: ScaleDtype | Scheme | str = "float32",
         *,
-        alternatives: Iterable[Format | str] = (),
+        alternatives: Iterable[AnyFormat | str] = (),
     ) -> None:
         set_field = object.__setattr__
-        formats = [*_formats(format), *(resolve_format(other) for other in alternatives)]
-        set_field(self, "format", formats[0])
-        set_field(self, "alternatives", tuple(formats[1:]))
+        formats = [*_formats(format), *(resolve_code(other) for other in alternatives)]
+        set_field(self, "code", formats[0])
+        set_field(self, "alternatives", _single(formats[1:]))
         set_field(self, "block_size", _block_size(block_size))
         set_field(self, "axis", axis)
         set_field(self, "scale_rule", _scale_rule(scale_rule))
@@ -217,39 +226,90 @@ class Scheme:
         self._check()
 
     @classmethod
-    def per_token(cls, format: Format | str, scale_rule: ScaleRule | str = "absmax") -> Scheme:
-        """One scale per row, in bfloat16: what activations and caches have, token by token."""
-        return cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
+    def per_token(cls, format: AnyFormat | str, scale_rule: ScaleRule | str = "absmax") -> Scheme:
+        """One scale per row, in bfloat16: what activations and caches have, token by token.
+
+        Raises
+        ------
+        SchemeError
+            For a code of several numbers.
+        """
+        scheme = cls(format, block_size=ROW, scale_rule=scale_rule, scale_dtype="bfloat16")
+        if not isinstance(scheme.code, Format):
+            raise SchemeError(
+                f"{scheme.format_name!r} encodes the numbers of several rows together: what is "
+                "quantized token by token needs a format of single numbers, such as int8"
+            )
+        return scheme
 
     def _check(self) -> None:
+        if not isinstance(self.code, Format):
+            self._check_code()
         self._check_alternatives()
         for single in self.by_format[1:]:
             single._check()
-        if self.format.maximum <= 0 and self.scale_rule.for_comparison:
+        if (
+            isinstance(self.code, Format)
+            and self.code.maximum <= 0
+            and self.scale_rule.for_comparison
+        ):
             raise SchemeError(
                 f"scale rule {self.scale_rule.name!r} divides by the greatest value, which in "
-                f"format {self.format.name!r} is {self.format.maximum:g}: use 'absmax'"
+                f"format {self.code.name!r} is {self.code.maximum:g}: use 'absmax'"
             )
         if self.scales_have_sign and not self._scale_dtype_holds_sign:
             raise SchemeError(
                 f"scale rule {self.scale_rule.name!r} makes negative scales for format "
-                f"{self.format.name!r}, which {self.scale_dtype_name} cannot hold: use "
+                f"{self.code.name!r}, which {self.scale_dtype_name} cannot hold: use "
                 "'absmax', or scales in bfloat16"
+            )
+
+    def _check_code(self) -> None:
+        if not isinstance(self.code, Trellis):
+            raise SchemeError(
+                f"{self.code.name!r} is a code for vectors: tensors are quantized in formats of "
+                "single numbers and in trellises, such as trellis2"
+            )
+        if self.alternatives:
+            raise SchemeError(
+                f"{self.code.name!r} encodes several numbers together: a block chooses among "
+                "formats of single numbers"
             )
 
     def _check_alternatives(self) -> None:
         for i, other in enumerate(self.alternatives):
-            if other.bits != self.format.bits:
+            if other.bits != self.code.bits:
                 raise SchemeError(
-                    f"format {other.name!r} has {other.bits} bits, but {self.format.name!r} has "
-                    f"{self.format.bits}: the formats that a block chooses among have equally many"
+                    f"format {other.name!r} has {other.bits} bits, but {self.code.name!r} has "
+                    f"{self.code.bits}: the formats that a block chooses among have equally many"
                 )
             if other in self.formats[: i + 1]:
                 raise SchemeError(f"format {other.name!r} is given twice among the alternatives")
-        if len(self.formats) > _MOST_FORMATS:
+        if len(self.alternatives) >= _MOST_FORMATS:
             raise SchemeError(
                 f"{len(self.formats)} formats to choose among: at most {_MOST_FORMATS}"
             )
+
+    @property
+    def format(self) -> Format:
+        """The format of single numbers.
+
+        Raises
+        ------
+        SchemeError
+            If the scheme has a code of several numbers: then :attr:`code` has it.
+        """
+        if not isinstance(self.code, Format):
+            raise SchemeError(
+                f"{self.code.name!r} encodes several numbers together: here a format of single "
+                "numbers is needed, such as nf4"
+            )
+        return self.code
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of the code that a number is stored as."""
+        return int(self.code.bits)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -259,7 +319,7 @@ class Scheme:
     @property
     def has_choice(self) -> bool:
         """Whether a block chooses among several formats."""
-        return len(self.formats) > 1
+        return bool(self.alternatives)
 
     @property
     def by_format(self) -> tuple[Scheme, ...]:
@@ -282,12 +342,12 @@ class Scheme:
     @property
     def selector_bits(self) -> int:
         """Bits that a block stores to say which format it took; 0 where there is one only."""
-        return (len(self.formats) - 1).bit_length()
+        return len(self.alternatives).bit_length()
 
     @property
     def format_name(self) -> str:
         """Names of :attr:`formats` with ``|`` between them."""
-        return "|".join(f.name for f in self.formats)
+        return "|".join(f.name for f in (self.code, *self.alternatives))
 
     @property
     def _scale_dtype_holds_sign(self) -> bool:
@@ -302,7 +362,10 @@ class Scheme:
         Not for a symmetric format, which gains nothing by it; nor where a search may do
         without, because the scale type holds no sign.
         """
-        return self.scales_have_sign_for(all(f.is_symmetric for f in self.formats))
+        codes = (self.code, *self.alternatives)
+        return self.scales_have_sign_for(
+            all(f.is_symmetric for f in codes if isinstance(f, Format))
+        )
 
     def scales_have_sign_for(self, symmetric: bool) -> bool:
         """Whether a scale may be negative for a codebook that is symmetric, or is not."""
@@ -332,14 +395,29 @@ class Scheme:
 
 
 def replace_scheme(scheme: Scheme, **changes: object) -> Scheme:
-    """A scheme with some parts replaced (``dataclasses.replace``)."""
-    return replace(scheme, **changes)  # type: ignore[arg-type]
+    """A scheme with some parts replaced, under the names of its parameters."""
+    parts = {each.name: getattr(scheme, each.name) for each in fields(scheme)}
+    parts["format"] = parts.pop("code")
+    return Scheme(**parts | changes)
 
 
-def _formats(given: Format | str) -> list[Format]:
-    if isinstance(given, Format):
-        return [given]
-    return [resolve_format(name) for name in given.split("|")]
+def _formats(given: AnyFormat | str) -> list[AnyFormat]:
+    if isinstance(given, str):
+        return [resolve_code(name) for name in given.split("|")]
+    return [given]
+
+
+def _single(formats: Iterable[AnyFormat]) -> tuple[Format, ...]:
+    """Alternatives, each a format of single numbers."""
+    found = []
+    for number_format in formats:
+        if not isinstance(number_format, Format):
+            raise SchemeError(
+                f"{number_format.name!r} encodes several numbers together: a block chooses among "
+                "formats of single numbers"
+            )
+        found.append(number_format)
+    return tuple(found)
 
 
 def _block_size(value: BlockSize | str) -> BlockSize:

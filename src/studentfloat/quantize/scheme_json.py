@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from studentfloat.errors import FormatError, ModelError, SchemeError
-from studentfloat.formats import Format
+from studentfloat.formats import AnyFormat, Format
+from studentfloat.formats.codes_toml import code_from_data, code_to_data
 from studentfloat.quantize.fields import read_table, read_text, read_whole
 from studentfloat.quantize.scheme import ScaleDtype, Scheme
 
@@ -40,7 +41,7 @@ class LayoutTables:
 
     def __init__(
         self,
-        formats: Mapping[str, Format] | None = None,
+        formats: Mapping[str, AnyFormat] | None = None,
         schemes: tuple[Scheme, ...] = (),
         methods: tuple[str, ...] = (),
     ) -> None:
@@ -109,11 +110,11 @@ class LayoutTables:
         return cls(formats, tuple(schemes), tuple(methods))
 
 
-def scheme_to_json(scheme: Scheme, formats: dict[str, Format]) -> dict[str, Any]:
+def scheme_to_json(scheme: Scheme, formats: dict[str, AnyFormat]) -> dict[str, Any]:
     """A scheme as JSON data; its formats are entered into `formats`, renamed on a clash."""
     dtype = scheme.scale_dtype
     data: dict[str, Any] = {
-        "format": _enter(scheme.format, formats),
+        "format": _enter(scheme.code, formats),
         "block_size": scheme.block_size,
         "axis": scheme.axis,
         "scale_rule": scheme.scale_rule.name,
@@ -127,7 +128,7 @@ def scheme_to_json(scheme: Scheme, formats: dict[str, Format]) -> dict[str, Any]
 
 
 def scheme_from_json(
-    data: Any, formats: Mapping[str, Format], where: str, *, depth: int = 0
+    data: Any, formats: Mapping[str, AnyFormat], where: str, *, depth: int = 0
 ) -> Scheme:
     """Read what :func:`scheme_to_json` made.
 
@@ -167,7 +168,7 @@ def scheme_from_json(
 
 def lone_scheme_to_json(scheme: Scheme) -> dict[str, Any]:
     """A scheme as JSON data together with its formats."""
-    formats: dict[str, Format] = {}
+    formats: dict[str, AnyFormat] = {}
     described = scheme_to_json(scheme, formats)
     return {"scheme": described, "formats": formats_to_json(formats)}
 
@@ -184,24 +185,26 @@ def lone_scheme_from_json(data: Any, where: str) -> Scheme:
     return scheme_from_json(table.get("scheme"), formats_of(table.get("formats")), where)
 
 
-def formats_to_json(formats: Mapping[str, Format]) -> dict[str, Any]:
-    """Values and codes of formats; a float's shortest repr reads back to its last bit."""
-    return {
-        name: {
-            "bits": f.bits,
-            "values": list(f.values),
-            "codes": list(f.codes),
-            **(
-                {"special_codes": [list(pair) for pair in f.special_codes]}
-                if f.special_codes
-                else {}
-            ),
-        }
-        for name, f in formats.items()
+def formats_to_json(formats: Mapping[str, AnyFormat]) -> dict[str, Any]:
+    """What formats and codes are; a float's shortest repr reads back to its last bit."""
+    return {name: _format_to_json(one) for name, one in formats.items()}
+
+
+def _format_to_json(one: AnyFormat) -> dict[str, Any]:
+    if not isinstance(one, Format):
+        said = ("name", "description", "source")
+        return {key: value for key, value in code_to_data(one).items() if key not in said}
+    data: dict[str, Any] = {
+        "bits": one.bits,
+        "values": list(one.values),
+        "codes": list(one.codes),
     }
+    if one.special_codes:
+        data["special_codes"] = [list(pair) for pair in one.special_codes]
+    return data
 
 
-def formats_of(data: Any) -> dict[str, Format]:
+def formats_of(data: Any) -> dict[str, AnyFormat]:
     """Read what :func:`formats_to_json` made.
 
     Raises
@@ -215,8 +218,13 @@ def formats_of(data: Any) -> dict[str, Format]:
     return {name: _format_of(name, entry) for name, entry in data.items()}
 
 
-def _format_of(name: str, entry: Any) -> Format:
+def _format_of(name: str, entry: Any) -> AnyFormat:
     where = f"format {name!r}"
+    if isinstance(entry, dict) and "kind" in entry:
+        try:
+            return code_from_data({**entry, "name": name}, where)
+        except (FormatError, TypeError) as error:
+            raise ModelError(f"{error}") from error
     keys = ("bits", "values", "codes", "special_codes", "dimension")
     table = read_table(entry, keys, where)
     dimension = table.get("dimension", 1)
@@ -246,16 +254,20 @@ def _format_of(name: str, entry: Any) -> Format:
         raise ModelError(f"{where} cannot be read: {error}") from error
 
 
-def _enter(number_format: Format, formats: dict[str, Format]) -> str:
+def _enter(number_format: AnyFormat, formats: dict[str, AnyFormat]) -> str:
     name, count = number_format.name, 1
-    while name in formats and formats[name].renamed("same") != number_format.renamed("same"):
+    while name in formats and not _are_same(formats[name], number_format):
         count += 1
         name = f"{number_format.name}#{count}"
     formats.setdefault(name, number_format)
     return name
 
 
-def _look_up(name: Any, formats: Mapping[str, Format], where: str) -> Format:
+def _are_same(one: AnyFormat, other: AnyFormat) -> bool:
+    return one.renamed("same") == other.renamed("same")
+
+
+def _look_up(name: Any, formats: Mapping[str, AnyFormat], where: str) -> AnyFormat:
     if not isinstance(name, str) or name not in formats:
         raise ModelError(f"{where}: format {name!r} is not among its formats")
     return formats[name]

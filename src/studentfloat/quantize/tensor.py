@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import SchemeError
+from studentfloat.formats import Format, Trellis
 from studentfloat.kernels import PackedMatrix
 from studentfloat.quantize.blocks import (
     axis_of,
@@ -20,6 +21,7 @@ from studentfloat.quantize.blocks import (
     row_length,
 )
 from studentfloat.quantize.codebook import Codebook, codebook_of
+from studentfloat.quantize.codebook.paths import are_whole_tiles
 from studentfloat.quantize.compiled import can_decode, decode_rows
 from studentfloat.quantize.packing import unpack_codes
 from studentfloat.quantize.scheme import TENSOR, Scheme, replace_scheme
@@ -84,7 +86,7 @@ class QuantizedTensor:
     @property
     def codes(self) -> Tensor:
         """The codes unpacked: uint8, of the tensor's own shape."""
-        rows = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
+        rows = unpack_codes(self.packed, self.scheme.code_bits, self.row_length)
         return from_rows(rows, self.shape, self.scheme)
 
     @property
@@ -116,15 +118,16 @@ class QuantizedTensor:
         compute = compute_dtype(self.dtype)
         result = dtype or self.dtype
         if (
-            len(self.scheme.formats) == 1
+            isinstance(self.scheme.code, Format)
+            and not self.scheme.alternatives
             and self.row_tables is None
             and compute == torch.float32
-            and can_decode(self.packed, self.scheme.format, result)
+            and can_decode(self.packed, self.scheme.code, result)
         ):
             rows = decode_rows(
                 self.packed,
                 self.block_scales(),
-                self.scheme.format,
+                self.scheme.code,
                 columns=self.row_length,
                 block_size=block_length(self.row_length, self.scheme),
                 dtype=result,
@@ -159,7 +162,7 @@ class QuantizedTensor:
             )
         if not has_packed_matrix(self.scheme, self.shape):
             raise SchemeError(
-                f"a tensor of shape {self.shape} in {self.scheme.format.bits} bits, axis "
+                f"a tensor of shape {self.shape} in {self.scheme.code_bits} bits, axis "
                 f"{self.scheme.axis}, blocks of {self.scheme.block_size}: packed products take "
                 f"matrices with blocks along the rows, in at most {MOST_PACKED_BITS} bits"
             )
@@ -184,10 +187,22 @@ class QuantizedTensor:
         indices
             int64, of shape ``(n,)``: rows of :attr:`packed`, blocks running along them.
         """
+        if isinstance(self.scheme.code, Trellis):
+            return self.dequantize().reshape(-1, self.row_length)[indices]
         return self.select_rows(indices).dequantize()
 
     def select_rows(self, indices: Tensor) -> QuantizedTensor:
-        """Some rows as they are stored, as a matrix; see :meth:`rows`."""
+        """Some rows as they are stored, as a matrix; see :meth:`rows`.
+
+        Raises
+        ------
+        SchemeError
+            If rows are encoded together and not all of such rows are asked for, in order.
+        """
+        if isinstance(self.scheme.code, Trellis) and not are_whole_tiles(indices):
+            raise SchemeError(
+                f"{self.scheme.format_name!r} encodes rows together: none can be taken out"
+            )
         scheme, scales = replace_scheme(self.scheme, axis=-1), self.scales
         tables = self.row_tables
         if isinstance(scales, QuantizedTensor):
@@ -205,7 +220,7 @@ class QuantizedTensor:
 
     def _unscaled(self, dtype: torch.dtype) -> Tensor:
         """What the codes stand for, before scales: of shape ``(rows, row_length)``."""
-        codes = unpack_codes(self.packed, self.scheme.format.bits, self.row_length)
+        codes = unpack_codes(self.packed, self.scheme.code_bits, self.row_length)
         codebook = self._codebook(dtype)
         chosen = self.block_formats
         values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
@@ -223,9 +238,10 @@ class QuantizedTensor:
     def bits(self) -> int:
         """All bits stored: codes with the padding of rows, scales, selectors, tables of rows.
 
-        The formats' own tables, at most 256 numbers each per model, are not counted.
+        The formats' own tables, at most 256 numbers each per model, are not counted; a trellis'
+        table is, where it is stored.
         """
-        beside = 0
+        beside = self.scheme.code.table_bits if isinstance(self.scheme.code, Trellis) else 0
         for part in (self.selectors, self.row_tables):
             beside += 0 if part is None else 8 * part.numel() * part.element_size()
         if isinstance(self.scales, QuantizedTensor):
@@ -250,5 +266,6 @@ def has_packed_matrix(scheme: Scheme, shape: tuple[int, ...]) -> bool:
         len(shape) == 2
         and scheme.block_size != TENSOR
         and axis_of(shape, scheme) == 1
-        and scheme.format.bits <= MOST_PACKED_BITS
+        and isinstance(scheme.code, Format)
+        and scheme.code_bits <= MOST_PACKED_BITS
     )

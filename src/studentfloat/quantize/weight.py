@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import SchemeError
+from studentfloat.formats import Format
 from studentfloat.quantize.parts.part import Correction, InputTransform, MatrixSpec, Part
 from studentfloat.quantize.parts.registry import specs_of_codes
 from studentfloat.quantize.parts.tensor_layout import member_of
@@ -109,8 +110,14 @@ class QuantizedWeight:
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows can be taken out of what is stored: blocks run along them."""
-        return MatrixSpec(self.shape, self.base.scheme).blocks_run_along_rows
+        """Whether rows can be taken out of what is stored.
+
+        Blocks run along them, and each is encoded by itself.
+        """
+        scheme = self.base.scheme
+        if not isinstance(scheme.code, Format):
+            return False
+        return MatrixSpec(self.shape, scheme).blocks_run_along_rows
 
     def rows(self, indices: Tensor) -> QuantizedWeight:
         """Some rows as they are stored; others are not touched.
@@ -125,7 +132,7 @@ class QuantizedWeight:
         SchemeError
             If blocks do not run along the rows (:attr:`has_rows`).
         """
-        if not self.has_rows:
+        if isinstance(self.base.scheme.code, Format) and not self.has_rows:
             raise SchemeError(
                 f"blocks of {self.base.scheme.block_size} along axis {self.base.scheme.axis} do "
                 f"not keep the rows of a matrix of shape {self.shape} apart: the last axis does"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from studentfloat.errors import ConfigError
+from studentfloat.formats import Format
 from studentfloat.models import ModelSource
 from studentfloat.progress import Progress, silent
 from studentfloat.quantize import Method, Scheme
@@ -258,13 +259,14 @@ def quality_row(
         What a reader must know beside what the variant and quantizing say.
     """
     assert variant.scheme is not None
+    code = variant.scheme.code
     nmse = quantized.error / quantized.energy if quantized.energy else 0.0
     scored = () if scores is None else measure(text, scores.windows, scores.tokens)
     return Row.of(
         configuration,
-        bits=variant.scheme.format.bits,
+        bits=variant.scheme.code_bits,
         bits_per_weight=quantized.bits_per_weight,
-        values=variant.scheme.format.levels,
+        values=code.levels if isinstance(code, Format) else (),
         measures=(Measurement("weight_nmse", nmse), *scored),
         note="; ".join(part for part in (variant.note, quantized.note, *notes) if part),
         tensors=quantized.tensors,

@@ -208,20 +208,24 @@ class _Layout:
         assert hardware is not None
         several = [variant.name for variant in found if variant.unit_format is None]
         if several:
-            self.notes.append(f"{', '.join(several)}: several formats each, so no one unit to cost")
+            self.notes.append(
+                f"{', '.join(several)}: several formats each, or codes of several numbers, so no "
+                "one unit to cost"
+            )
         built = [variant for variant in found if self._in_silicon(variant, hardware.lookup_bits)]
         if not hardware.real_codes:
-            formats = {variant.asked.name: variant.asked for variant in built if variant.asked}
+            formats = {fmt.name: fmt for variant in built if (fmt := variant.unit_format)}
             for (name, fmt), unit in product(formats.items(), hardware.units):
                 shown = name if len(hardware.units) == 1 else f"{name} {unit}"
                 self._add_unit(Configuration(model="", name=shown, format=name), fmt, unit, [])
             return
         for model, variant, unit in product(self.options.models, built, hardware.units):
-            assert variant.asked is not None
+            asked = variant.unit_format
+            assert asked is not None
             codes = [self.known.model_key(model.id), self.known.text_key(0), variant.address]
             configuration = replace(variant.configuration, model=model.name)
             where = [*codes, self.known.model_versions]
-            self._add_unit(configuration, variant.asked, unit, where, variant)
+            self._add_unit(configuration, asked, unit, where, variant)
 
     def _in_silicon(self, variant: Variant, lookup_bits: int) -> bool:
         """Whether a unit holds exactly the variant's values; a format that none can is noted."""

@@ -9,7 +9,8 @@ from itertools import product
 from typing import Any
 
 from studentfloat.errors import ConfigError
-from studentfloat.formats import Format, format_from_toml, resolve_format
+from studentfloat.formats import AnyFormat, Format, code_from_toml, resolve_code
+from studentfloat.formats.codes_toml import code_to_data
 from studentfloat.hardware.operands import needs_lookup
 from studentfloat.quantize import Method, Scheme, parse_method
 from studentfloat.quantize.scheme import replace_scheme
@@ -54,7 +55,7 @@ class Variant:
     method: Method = _NEAREST
     activations: Scheme | None = None
     kv: Scheme | None = None
-    asked: Format | None = None
+    asked: AnyFormat | None = None
     exact: Variant | None = None
 
     @property
@@ -91,7 +92,9 @@ class Variant:
         """The one format that silicon could be made for; None where there are several."""
         if self.scheme is None or self.scheme.has_choice:
             return None
-        return None if self.method.learns_codebook else self.asked
+        if self.method.learns_codebook or not isinstance(self.asked, Format):
+            return None
+        return self.asked
 
     @property
     def silicon_format(self) -> Format | None:
@@ -113,8 +116,11 @@ class Variant:
             )
         if self.scheme.scale_rule.for_comparison:
             words.append(f"{self.scheme.scale_rule.name} scaling: for comparison only")
-        if self.scheme.format.minimum >= 0 or self.scheme.format.maximum <= 0:
-            side = "negative" if self.scheme.format.minimum >= 0 else "positive"
+        code = self.scheme.code
+        if not isinstance(code, Format):
+            words.append(f"{code.dimension} numbers are encoded together")
+        elif code.minimum >= 0 or code.maximum <= 0:
+            side = "negative" if code.minimum >= 0 else "positive"
             words.append(f"it has no {side} levels: {side} weights take the level nearest to zero")
         return "; ".join(words)
 
@@ -123,7 +129,11 @@ ORIGINAL_VARIANT = Variant(Configuration("", ORIGINAL, ORIGINAL))
 """The model as it is."""
 
 
-def _values(scheme: Scheme) -> list[list[Any]]:
+def _values(scheme: Scheme) -> list[Any]:
+    if not isinstance(scheme.code, Format):
+        said = ("name", "description", "source")
+        data = code_to_data(scheme.code)
+        return [{key: value for key, value in data.items() if key not in said}]
     return [[f.bits, f.values, f.codes] for f in scheme.formats]
 
 
@@ -160,7 +170,7 @@ def variants(options: StudyOptions) -> list[Variant]:
 class _Spec:
     """A format as it was asked for, under one scheme."""
 
-    formats: tuple[Format, ...]
+    formats: tuple[AnyFormat, ...]
     rule: str
     settings: SchemeSettings
     scheme: Scheme
@@ -169,7 +179,7 @@ class _Spec:
     def read(cls, spec: str, settings: SchemeSettings, files: dict[str, str]) -> _Spec:
         name, rule = split_rule(spec)
         formats = tuple(
-            format_from_toml(files[part], where=part) if part in files else resolve_format(part)
+            code_from_toml(files[part], where=part) if part in files else resolve_code(part)
             for part in name.split("|")
         )
         scheme = Scheme(
@@ -200,9 +210,7 @@ class _Spec:
             activations=entering,
             kv=kv,
         )
-        return Variant(
-            configuration, self.scheme, method, scheme, _per_token(kv), self.scheme.format
-        )
+        return Variant(configuration, self.scheme, method, scheme, _per_token(kv), self.scheme.code)
 
     def held(self, options: StudyOptions, exact: Variant, bits: int) -> list[Variant]:
         """The row of what silicon holds, where that is not the format itself."""
@@ -235,7 +243,7 @@ class _Spec:
     def _shown(self, name: str) -> str:
         return f"{name}@{self.rule}" if self.rule else name
 
-    def _at_run_time(self, formats: tuple[Format, ...]) -> Scheme:
+    def _at_run_time(self, formats: tuple[AnyFormat, ...]) -> Scheme:
         scheme = Scheme.per_token(formats[0], self.rule or "absmax")
         if len(formats) > 1:
             scheme = replace_scheme(scheme, alternatives=formats[1:])
@@ -285,7 +293,7 @@ def split_rule(spec: str) -> tuple[str, str]:
 def _check_names(found: list[Variant]) -> None:
     """Each row has a name of its own, and each format's name one meaning."""
     seen: dict[str, Variant] = {}
-    formats: dict[str, tuple[Format, ...]] = {}
+    formats: dict[str, tuple[AnyFormat, ...]] = {}
     for variant in found:
         for fmt in _asked(variant):
             if formats.setdefault(fmt.name, (fmt,)) != (fmt,):
@@ -295,7 +303,7 @@ def _check_names(found: list[Variant]) -> None:
         seen[variant.name] = variant
 
 
-def _asked(variant: Variant) -> Iterator[Format]:
+def _asked(variant: Variant) -> Iterator[AnyFormat]:
     """The formats as they were asked for."""
     assert variant.scheme is not None
     assert variant.asked is not None

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <new>
@@ -104,6 +105,24 @@ NB_MODULE(_native, module) {
       },
       release());
   module.def(
+      "rotate",
+      [](uintptr_t x, int64_t rows, int64_t width, int64_t block, int64_t order, uintptr_t factor,
+         uintptr_t signs, bool inverse, int threads) {
+        Rotation rotation{width,
+                          block,
+                          order,
+                          at<const float>(factor),
+                          inverse ? nullptr : at<const float>(signs),
+                          inverse ? at<const float>(signs) : nullptr,
+                          static_cast<float>(1 / std::sqrt(static_cast<double>(block)))};
+        const InstructionSet& set = active_set();
+        parallel_for(rows, threads, [&](int64_t first, int64_t last) {
+          std::vector<float> space(order > 1 ? block : 0);
+          set.rotate(rotation, at<float>(x), first, last, space.data());
+        });
+      },
+      release());
+  module.def(
       "sketch_range",
       [](uintptr_t values, int64_t count) {
         Range r = sketch_range(at<const float>(values), count);
@@ -128,9 +147,9 @@ NB_MODULE(_native, module) {
       release());
   module.def(
       "trellis_decode",
-      [](uintptr_t values, int bits, int state_bits, uintptr_t packed, int64_t count,
+      [](uintptr_t values, int bits, int state_bits, uintptr_t codes, int64_t count,
          int64_t length, uintptr_t out, int threads) {
-        trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(packed), count,
+        trellis_decode(at<const int8_t>(values), bits, state_bits, at<const uint8_t>(codes), count,
                        length, at<int8_t>(out), threads);
       },
       release());

@@ -45,24 +45,18 @@ void trellis_encode(const int8_t* values, int bits, int state_bits, const float*
   });
 }
 
-void trellis_decode(const int8_t* values, int bits, int state_bits, const uint8_t* packed,
+void trellis_decode(const int8_t* values, int bits, int state_bits, const uint8_t* codes,
                     int64_t count, int64_t length, int8_t* out, int threads) {
-  int64_t bytes = (length * bits + 7) / 8, before = (state_bits + bits - 1) / bits - 1;
-  uint32_t mask = (1u << bits) - 1;
+  int64_t before = (state_bits + bits - 1) / bits - 1;
+  int place = state_bits - bits;
   parallel_for(count, threads, [&](int64_t first, int64_t last) {
     for (int64_t q = first; q < last; ++q) {
-      const uint8_t* stream = packed + q * bytes;
-      auto code = [&](int64_t i) {
-        int64_t at = i * bits;
-        uint32_t two = stream[at / 8];
-        if (at % 8 + bits > 8) two |= static_cast<uint32_t>(stream[at / 8 + 1]) << 8;
-        return two >> at % 8 & mask;
-      };
+      const uint8_t* ring = codes + q * length;
       uint32_t state = 0;
-      for (int64_t i = length - before; i < length; ++i)
-        state = state >> bits | code(i) << (state_bits - bits);
+      for (int64_t age = before; age > 0; --age)
+        state = state >> bits | static_cast<uint32_t>(ring[length - 1 - (age - 1) % length]) << place;
       for (int64_t i = 0; i < length; ++i) {
-        state = state >> bits | code(i) << (state_bits - bits);
+        state = state >> bits | static_cast<uint32_t>(ring[i]) << place;
         out[q * length + i] = values[state];
       }
     }

@@ -26,7 +26,7 @@ constexpr int kLeastPathBits = 5;    // 2**(L - k) path costs fill whole registe
 
 // Sequences of `length` numbers each, in the units of the values.
 struct Sequences {
-  int64_t length;                     // at least state_bits / bits
+  int64_t length;
   int64_t window;                     // numbers about the seam that the first pass looks at
   const int16_t* numbers;
   uint8_t* codes;                     // one a byte
@@ -54,8 +54,8 @@ void encode_paths_avx512(const Trellis&, const Sequences&, int64_t, int64_t, voi
 void trellis_encode(const int8_t* values, int bits, int state_bits, const float* numbers,
                     int64_t count, int64_t length, int64_t window, uint8_t* codes, int threads);
 
-// Streams of `length` codes, each from a whole byte on, low bits first, to the values.
-void trellis_decode(const int8_t* values, int bits, int state_bits, const uint8_t* packed,
+// Sequences of `length` codes, one a byte, to the values.
+void trellis_decode(const int8_t* values, int bits, int state_bits, const uint8_t* codes,
                     int64_t count, int64_t length, int8_t* out, int threads);
 
 }  // namespace studentfloat

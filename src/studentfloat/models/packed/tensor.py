@@ -151,7 +151,7 @@ class PackedTensor(torch.Tensor):
         scheme = self._packing.stored.scheme
         return (
             f"PackedTensor(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device}, "
-            f"format={scheme.format.name}, block_size={scheme.block_size})"
+            f"format={scheme.format_name}, block_size={scheme.block_size})"
         )
 
     @classmethod

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import SchemeError
+from studentfloat.formats import Trellis
 from studentfloat.quantize.codebook.base import Codebook
 from studentfloat.quantize.codebook.levels import block_choice, format_levels, row_levels
+from studentfloat.quantize.codebook.paths import trellis_paths
 from studentfloat.quantize.scheme import Scheme
 
 __all__ = ["Codebook", "codebook_of"]
@@ -52,6 +54,10 @@ def codebook_of(
     SchemeError
         If there are row tables and several formats.
     """
+    if isinstance(scheme.code, Trellis):
+        if row_tables is not None:
+            raise SchemeError(f"row tables take the place of a format, not of {scheme.format_name}")
+        return trellis_paths(scheme.code)
     levels = [format_levels(f, dtype, torch.device(device)) for f in scheme.formats]
     if row_tables is not None:
         if len(levels) > 1:

@@ -47,6 +47,11 @@ class Codebook(ABC):
         return self.dimension
 
     @property
+    def is_normalized(self) -> bool:
+        """Whether it is made for numbers of unit variance, rather than for a range."""
+        return False
+
+    @property
     @abstractmethod
     def maximum(self) -> float:
         """The greatest number that a code stands for."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from studentfloat.formats import Format
 from studentfloat.quantize.fields import read_table
 from studentfloat.quantize.parts.part import CodesPartSpec, MatrixSpec, TensorSpec
 from studentfloat.quantize.parts.tensor_layout import (
@@ -63,6 +64,8 @@ class CodesSpec(CodesPartSpec):
         scheme = matrix.scheme
         if has_packed_matrix(scheme, matrix.shape):
             return None
+        if not isinstance(scheme.code, Format):
+            return f"codes with memory ({scheme.format_name})"
         if scheme.format.bits > MOST_PACKED_BITS:
             return f"codes of {scheme.format.bits} bits"
         return f"blocks of {scheme.block_size} along axis {scheme.axis}"

@@ -38,7 +38,7 @@ class RowTablesSpec(CodesPartSpec):
         return None if tensor.row_tables is None else cls(dtype_name(tensor.row_tables.dtype))
 
     def tensors(self, matrix: MatrixSpec) -> dict[str, TensorSpec]:
-        levels = 1 << matrix.scheme.format.bits
+        levels = 1 << matrix.scheme.code_bits
         return {_SUFFIX: TensorSpec(FLOAT_TYPES[self.dtype], (*matrix.lead, levels))}
 
     def take(self, tensor: QuantizedTensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError, SchemeError
+from studentfloat.formats import Format
 from studentfloat.quantize.packing import packed_width, unpack_codes
 from studentfloat.quantize.parts.part import MatrixSpec, TensorSpec
 from studentfloat.quantize.scheme import Scheme
@@ -36,7 +37,7 @@ _SCALE_TYPES = {
 def tensor_specs(matrix: MatrixSpec, suffix: str) -> dict[str, TensorSpec]:
     """Codes and scales of a matrix, by the suffixes of their names."""
     lead, scheme = matrix.lead, matrix.scheme
-    width = packed_width(matrix.row_length, scheme.format.bits)
+    width = packed_width(matrix.row_length, scheme.code_bits)
     codes = {suffix: TensorSpec(torch.uint8, (*lead, width))}
     if isinstance(scheme.scale_dtype, Scheme):
         return codes | tensor_specs(_scales_of(matrix), f"{suffix}_scale")
@@ -88,7 +89,8 @@ def check_codes(tensor: QuantizedTensor, name: str) -> None:
     scales = tensor.block_scales()
     if not bool(torch.isfinite(scales).all()):
         raise ModelError(f"{name}: a block's scale is NaN or infinite")
-    if not scheme.has_choice and tensor.row_tables is None:
+    # Under a trellis, what zeros become depends on the numbers that share their ring.
+    if isinstance(scheme.code, Format) and not scheme.has_choice and tensor.row_tables is None:
         _check_zero_scales(tensor, scales, name)
 
 

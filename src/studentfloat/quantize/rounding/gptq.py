@@ -103,7 +103,7 @@ def gptq(
     if scheme.block_size == TENSOR:
         codes, selectors = codes.reshape(1, -1), selectors[:1]
     tensor = QuantizedTensor(
-        packed=pack_codes(codes, scheme.format.bits),
+        packed=pack_codes(codes, scheme.code_bits),
         scales=rounded.stored_scales,
         scheme=scheme,
         shape=tuple(weight.shape),

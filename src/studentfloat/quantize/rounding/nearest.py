@@ -144,7 +144,7 @@ def fake_quantize(
         torch.mul(values, its_scales[..., None], out=part_view(out, part))
     stored_bits = QuantizedTensor(
         packed=torch.empty(
-            (rows.shape[0], packed_width(rows.shape[1], scheme.format.bits)),
+            (rows.shape[0], packed_width(rows.shape[1], scheme.code_bits)),
             dtype=torch.uint8,
             device="meta",
         ),
@@ -179,7 +179,7 @@ def _to_nearest(
         indices = its_codebook.nearest(numbers, None if spread is None else part_view(spread, part))
         part_view(codes, part).copy_(its_codebook.codes(indices))
     return QuantizedTensor(
-        packed=pack_codes(codes, scheme.format.bits),
+        packed=pack_codes(codes, scheme.code_bits),
         scales=stored,
         scheme=scheme,
         shape=tuple(tensor.shape),
