@@ -24,8 +24,6 @@ from studentfloat.errors import StudentFloatError
 _ENDED = 9
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = {"os.rename": 2, "os.remove": 1, "os.mkdir": 1, "os.rmdir": 1}
-# With times in them.
-_NOT_THE_SAME = ("quantization-report.json", "results.json", "report.html")
 
 
 def quantize(source: Path, out: Path) -> None:
@@ -69,9 +67,11 @@ def compare(source: Path, out: Path) -> None:
     options = ["--formats", "sf4", "--windows", "1", "--window-length", "32", "--no-hardware"]
     text = ["--text", str(source / "text.txt")]
     sys.argv = ["studentfloat", "compare", str(source), *options, *text, "-o", str(out)]
-    code = main()
-    if code:
-        raise StudentFloatError(f"compare ended with {code}")
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise StudentFloatError(f"compare ended with {end.code}") from end
 
 
 COMMANDS = {f.__name__: f for f in (quantize, calibrate, merge, dequantize, compare)}
@@ -81,9 +81,13 @@ def contents(out: Path) -> dict[str, bytes]:
     """All files that are the same each time; temporary ones among them."""
     files = (file for file in out.rglob("*") if file.is_file() and ".cells" not in str(file))
     return {
-        str(file.relative_to(out)): b"" if file.name in _NOT_THE_SAME else file.read_bytes()
-        for file in files
+        str(file.relative_to(out)): b"" if _has_times(file) else file.read_bytes() for file in files
     }
+
+
+def _has_times(file: Path) -> bool:
+    records = ("quantization-report.json", "results.json", "report.html")
+    return file.name in records or file.name.startswith("shard-")
 
 
 def in_a_fork(run: Callable[[], None]) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from studentfloat.cli.hardware import hardware
 from studentfloat.errors import FailureError, FormatError
+from studentfloat.hardware.proof import Proof
 from tests import tiny
 
 pytest.importorskip("pyosys", reason="pip install 'studentfloat[hardware]'")
@@ -39,7 +40,7 @@ def test_verilog_of_a_format_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\nvalues = [-3, -1, 0, 1, 3]\n')
     result = invoke(str(path), "--verilog", "--no-proof")
-    assert "module mine_mac (" in result.stdout
+    assert "module mine_mac_acc12 (" in result.stdout
     assert invoke("int4", "e2m1", "--verilog").exit_code == 2
 
 
@@ -73,3 +74,29 @@ def test_misuse(tmp_path: Path) -> None:
     assert isinstance(result.exception, FailureError)
     assert "truncated" in str(result.exception)
     assert invoke("int4", "--study", "sweep", "--unit", "systolic").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("study", "option", "value"),
+    [
+        ("sweep", "--lookup-bits", "8"),
+        ("sweep", "--dot-length", "64"),
+        ("sweep", "--accumulator-bits", "12"),
+        ("sweep", "--codes-from", "m"),
+        ("accumulators", "--overflow", "saturate"),
+        ("accumulators", "--unit", "dot4"),
+    ],
+)
+def test_a_study_refuses_options_that_it_does_not_look_at(study, option, value) -> None:
+    result = invoke("int4", "--study", study, option, value)
+    assert result.exit_code == 2
+    assert f"--study {study} takes no {option}" in result.stderr
+
+
+def test_a_row_that_is_not_proved_is_a_failure(monkeypatch) -> None:
+    unproved = Proof(False, "", "not this time")
+    monkeypatch.setattr("studentfloat.hardware.mac_rows.prove_result", lambda *_: unproved)
+    result = invoke("e2m0", "--no-cache")
+    assert "NO: not this time" in result.stdout
+    assert isinstance(result.exception, FailureError)
+    assert "not proved: e2m0" in str(result.exception)

@@ -143,7 +143,9 @@ def test_other_units(unit: str, cache: ContentCache) -> None:
     assert row.area_relative_to_int4 is not None
     assert 0.8 < row.area_relative_to_int4 < 1.2
     verilog = unit_verilog(get_format("e2m1"), row, table)
-    assert f"module e2m1_{unit} (" in verilog
+    width = "" if row.accumulator_bits is None else f"_acc{row.accumulator_bits}"
+    stem = "dequantize_bf16" if unit == "dequantizer" else unit
+    assert f"module e2m1_{stem}{width} (" in verilog
 
 
 def test_mixed_operands(cache: ContentCache) -> None:
@@ -257,7 +259,7 @@ def test_an_accumulator_of_ones_own(cache: ContentCache) -> None:
     assert row.area < exact.area
     assert "saturates: a dot product" in unit_verilog(get_format("int4"), row, narrow)
     assert "accumulator of 12 bits that would saturate" in show.table_text(narrow)
-    with pytest.raises(ConfigError, match="overflow 'clip': wrap or saturate"):
+    with pytest.raises(ConfigError, match="--overflow 'clip': one of wrap, saturate"):
         cost(["int4"], cache=cache, overflow="clip")
 
 
@@ -279,7 +281,9 @@ def test_a_dequantizers_energy_follows_the_codes(cache: ContentCache) -> None:
 
 def test_real_codes_do_not_synthesize_all_again(cache: ContentCache, monkeypatch) -> None:
     plain = cost(["e2m0"], cache=cache)
-    monkeypatch.setattr("studentfloat.hardware.rows._row", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(
+        "studentfloat.hardware.mac_rows.MacKind.measure", lambda *_: pytest.fail("made again")
+    )
     real = cost(["e2m0"], cache=cache, code_histograms={"e2m0": np.eye(8)}, codes="squares")
     assert real.formats[0].energy_real_fj is not None
     assert replace(real.formats[0], energy_real_fj=None) == plain.formats[0]

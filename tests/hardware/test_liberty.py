@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from studentfloat.errors import FailureError
+from studentfloat.errors import ConfigError, FailureError
+from studentfloat.hardware.cost import library_key, load_library
 from studentfloat.hardware.generic_library import TAU_NS, generic_liberty
 from studentfloat.hardware.liberty import Library, Table, parse_liberty, read_libraries
 from tests.hardware.tools import OSU018, needs_osu018
@@ -91,3 +93,55 @@ def test_a_real_library_is_read() -> None:
     assert flop.area == 96
     assert not library.cells["DFFSR"].plain_flop
     assert library.cells["NAND2X1"].pins["A"].capacitance_ff == pytest.approx(12.5)
+
+
+def test_an_attribute_ends_with_its_line(tmp_path: Path) -> None:
+    """ASAP7's files leave semicolons out; OpenSTA and Yosys read them."""
+    text = generic_liberty()
+    bare = re.sub(r";[ \t]*\n", "\n", text)
+    assert bare != text
+    plain, read = parse_liberty(text), parse_liberty(bare)
+    assert read.attributes == plain.attributes
+    for one, other in zip(plain.each("cell"), read.each("cell"), strict=True):
+        assert one.attributes == other.attributes
+        assert [pin.attributes for pin in one.each("pin")] == [
+            pin.attributes for pin in other.each("pin")
+        ]
+
+
+@pytest.mark.parametrize("end", ['  date : "Mon', "  /* and so", "  cell (NEXT"])
+def test_what_ends_in_the_middle_is_told_as_truncated(end: str, tmp_path: Path) -> None:
+    text = generic_liberty()
+    path = tmp_path / "half.lib"
+    path.write_text(text[: text.index("  cell (DFF_X1)")] + end)
+    with pytest.raises(FailureError, match="truncated"):
+        read_libraries([path])
+
+
+def test_cells_not_to_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "generic.lib"
+    path.write_text(generic_liberty())
+    avoided = read_libraries([path], ["NAND*", "XOR2_X1"])
+    marked = {name for name, cell in avoided.cells.items() if cell.dont_use}
+    assert "XOR2_X1" in marked
+    assert "NAND2_X1" in marked
+    assert "INV_X1" not in marked
+    with pytest.raises(ConfigError, match="'NANDD\\*': no cell"):
+        read_libraries([path], ["NANDD*"])
+    settings = tmp_path / "config.mk"
+    settings.write_text("export X = 1\nexport DONT_USE_CELLS = NAND* \\\n  XOR2_X1\nexport Y = 2\n")
+    listed = load_library([path], [str(settings)])
+    assert {name for name, cell in listed.cells.items() if cell.dont_use} == marked
+    assert library_key(listed) == library_key(avoided) != library_key(read_libraries([path]))
+
+
+def test_several_files_have_one_short_name(tmp_path: Path) -> None:
+    text = generic_liberty()
+    start = text.index("  cell (DFF_X1)")
+    head = text[: text.index("  cell (")]
+    parts = {"lib_ff_tt": head + text[start:], "lib_simple_tt": text[:start] + "}\n"}
+    paths = []
+    for name, part in parts.items():
+        paths.append(tmp_path / f"{name}.lib")
+        paths[-1].write_text(re.sub(r"library \(\w+\)", f"library ({name})", part, count=1))
+    assert read_libraries(paths).name == "lib (2 files)"

@@ -15,7 +15,7 @@ from studentfloat.hardware.energy import code_pairs, energy_per_cycle
 from studentfloat.hardware.generic_library import TAU_NS, generic_liberty
 from studentfloat.hardware.liberty import Library, read_libraries
 from studentfloat.hardware.netlist import Instance, Netlist, netlist_from_json
-from studentfloat.hardware.simulation import pack, settle, toggles, unpack
+from studentfloat.hardware.simulation import _function, pack, settle, toggles, unpack
 from studentfloat.hardware.synthesis import AREA_RECIPES, SynthesisResult, synthesize
 from studentfloat.hardware.timing import analyze_timing
 from tests.hardware.tools import OSU018, needs, needs_osu018
@@ -54,11 +54,69 @@ def test_a_glitch_is_counted_and_a_short_one_swallowed(library: Library) -> None
     netlist = chain(library, ("INV_X1", {"A": 1, "Y": 3}), ("NAND2_X1", {"A": 1, "B": 3, "Y": 4}))
     low, high = np.zeros(1, dtype=np.uint64), np.full(1, 2**64 - 1, dtype=np.uint64)
     before, after = {1: low, 2: low}, {1: high, 2: low}
-    long = toggles(netlist, before, after, {"g0": 4.0, "g1": 1.0}, steps=10)
+    long = toggles(netlist, before, after, {"g0": 4.0, "g1": 1.0})
     assert long[4] == 2.0
-    short = toggles(netlist, before, after, {"g0": 1.0, "g1": 4.0}, steps=10)
+    short = toggles(netlist, before, after, {"g0": 1.0, "g1": 4.0})
     assert short[4] == 0.0
     assert long[3] == short[3] == 1.0
+
+
+class SlowSimulator:
+    """One pattern, one event at a time: a transition that is due is dropped if inputs undo it."""
+
+    def __init__(self, netlist: Netlist, delays: dict[str, float], before: dict[int, bool]) -> None:
+        self.netlist, self.delays, self.values = netlist, delays, dict(before)
+        for gate in netlist.gates:
+            self.values[gate.nets["Y"]] = self.output(gate)
+        self.counts = dict.fromkeys(self.values, 0)
+
+    def output(self, gate: Instance) -> bool:
+        pins = {
+            pin.name: np.uint64(self.values[gate.nets[pin.name]] * (2**64 - 1))
+            for pin in gate.cell.pins.values()
+            if pin.direction == "input"
+        }
+        return bool(_function(gate.cell.outputs[0].function)(pins))
+
+    def run(self, after: dict[int, bool]) -> None:
+        due = {net: (0.0, value) for net, value in after.items() if value != self.values[net]}
+        while due:
+            now = min(time for time, _ in due.values())
+            for net in [net for net, (time, _) in due.items() if time == now]:
+                self.values[net] = due.pop(net)[1]
+                self.counts[net] += 1
+            for gate in self.netlist.gates:
+                net, new = gate.nets["Y"], self.output(gate)
+                if net in due and due[net][1] != new:
+                    del due[net]
+                elif net not in due and new != self.values[net]:
+                    due[net] = (now + self.delays[gate.name], new)
+
+
+def test_transitions_are_those_of_one_event_at_a_time(library: Library) -> None:
+    rng = np.random.default_rng(11)
+    kinds = ["NAND2_X1", "NOR2_X1", "XOR2_X1", "XNOR2_X1"]
+    instances = tuple(
+        Instance(
+            f"g{i}",
+            library.cells[str(rng.choice(kinds))],
+            {pin: int(net) for pin, net in zip("AB", rng.choice(i + 4, 2, False) + 1, strict=True)}
+            | {"Y": i + 5},
+        )
+        for i in range(30)
+    )
+    netlist = Netlist("random", {"x": (1, 2, 3, 4)}, {"y": (34,)}, instances)
+    delays = {f"g{i}": float(rng.uniform(0.5, 3.0)) for i in range(30)}
+    before, after = ({net: rng.random(64) < 0.5 for net in range(1, 5)} for _ in range(2))
+    expected = dict.fromkeys(range(1, 35), 0)
+    for k in range(64):
+        slow = SlowSimulator(netlist, delays, {net: bool(bits[k]) for net, bits in before.items()})
+        slow.run({net: bool(bits[k]) for net, bits in after.items()})
+        expected = {net: count + slow.counts[net] for net, count in expected.items()}
+    packed = ({net: pack(bits) for net, bits in bits.items()} for bits in (before, after))
+    measured = toggles(netlist, *packed, delays)
+    assert sum(expected.values()) > 500
+    assert {net: round(64 * count) for net, count in measured.items()} == expected
 
 
 def test_packing_is_undone() -> None:

@@ -91,13 +91,15 @@ def test_smoothed_weights_meet_smoothed_inputs() -> None:
     with torch.no_grad():
         reference = make().module(input_ids=tokens).logits
     off = {}
-    for method in ("rtn", "smooth=0.5"):
+    for method in ("rtn", "smooth=0.5", "rotate"):
         model = make()
         result = quantize_model(model, Scheme("int8", 16), method, windows())
         sites, _ = walk_weights(model.module)
         with quantized_activations(model.module, sites, how, quantized=result), torch.no_grad():
             off[method] = float((model.module(input_ids=tokens).logits - reference).norm())
     assert off["smooth=0.5"] < 0.5 * off["rtn"]
+    # A rotation spreads what smoothing takes away.
+    assert off["smooth=0.5"] < off["rotate"] < 0.7 * off["rtn"]
 
 
 def test_a_quantile_is_a_quantile() -> None:
@@ -108,6 +110,18 @@ def test_a_quantile_is_a_quantile() -> None:
     how = ActivationScheme(Scheme("int8", "row"), quantile=0.9)
     got = how.apply(torch.arange(1.0, 11)[None])
     assert float(got.max()) == pytest.approx(9.0)
+
+
+def test_static_ranges_are_those_of_rotated_inputs() -> None:
+    model = loaded(tiny.llama)
+    sites, _ = walk_weights(model.module)
+    tokens = windows().tokens
+    result = quantize_model(model, Scheme("int8", 16), "rotate=16")
+    heard = inputs_of(model.module, sites, tokens)
+    ranges = calibrate_ranges(sites, model.module, [tokens], quantized=result)
+    for site in sites:
+        rotated = result.weights[site.name].transform_inputs(torch.cat(heard[site.name]))
+        assert ranges[site.name] == pytest.approx(float(rotated.abs().max()), rel=1e-5)
 
 
 def test_static_ranges_are_the_calibrated_ones() -> None:

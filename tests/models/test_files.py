@@ -20,7 +20,7 @@ from studentfloat.models import (
     quantize_checkpoint,
     verify_checkpoint,
 )
-from studentfloat.models.companions import companion_files
+from studentfloat.models.side_files import side_files
 from studentfloat.quantize import Scheme
 from studentfloat.records import temporary
 from tests import tiny
@@ -92,7 +92,7 @@ def test_whatever_belongs_to_a_model_goes_along(directory: Path, tmp_path: Path)
         assert (place / "tokenizer.json").read_bytes() == (
             directory / "tokenizer.json"
         ).read_bytes()
-    assert Path("code.py") in companion_files(directory, code=True)
+    assert Path("code.py") in side_files(directory, code=True)
     assert not list(out.rglob("packed"))
 
 

@@ -24,8 +24,14 @@ def source(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("kind", ["kill", "full"])
-@pytest.mark.parametrize("command", ["quantize", "calibrate", "merge", "dequantize", "compare"])
+# Writers are shared: a full disk is tried where every kind of file is written.
+TRIALS = [
+    *(("quantize", "kill"), ("quantize", "full"), ("dequantize", "kill"), ("dequantize", "full")),
+    *(("merge", "kill"), ("calibrate", "kill"), ("compare", "kill")),
+]
+
+
+@pytest.mark.parametrize(("command", "kind"), TRIALS)
 def test_ended_anywhere_it_goes_on(command: str, kind: str, source: Path, tmp_path: Path) -> None:
     given = source
     if command == "dequantize":
@@ -43,4 +49,4 @@ def test_ended_anywhere_it_goes_on(command: str, kind: str, source: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     # So many changes to the disk has the least of them.
-    assert int(done.stdout.splitlines()[-1]) >= 10
+    assert int(done.stdout.splitlines()[-1]) >= 5

@@ -61,7 +61,7 @@ def test_the_numbers_are_the_same(name: str) -> None:
     assert parse_layout(json.loads(json.dumps(layout))) == checkpoint.weights
 
 
-def test_companions_are_read() -> None:
+def test_run_time_formats_are_read() -> None:
     config = PackedCheckpoint.open(DATA / "tied").config["quantization_config"]
     companions = Companions.from_json(config)
     assert companions.activations.format.name == "int8"

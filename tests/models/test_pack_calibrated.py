@@ -40,7 +40,7 @@ def logits(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("method", ["gptq", "x2-mse+gptq"])
+@pytest.mark.parametrize("method", ["gptq", "x2-mse+gptq", "rotate+gptq", "rotate=16"])
 def test_logits_are_those_of_the_method(make, method: str, tmp_path: Path) -> None:
     source = find_model(str(tiny.save(make, tmp_path / "dense")))
     report = calibrate_checkpoint(

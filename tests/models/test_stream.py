@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from studentfloat.errors import ModelError
-from studentfloat.models.stream import layer_of, list_tensors, role_of
+from studentfloat.models.stream import list_tensors
 
 
 @pytest.fixture
@@ -71,21 +71,6 @@ def test_a_truncated_shard_costs_only_what_is_cut_off(shard) -> None:
             failed.append(str(error))
     assert 0 < len(failed) < 5
     assert all("truncated" in message for message in failed)
-
-
-@pytest.mark.parametrize(
-    ("name", "layer", "role"),
-    [
-        ("model.layers.3.self_attn.q_proj", 3, "q_proj"),
-        ("encoder.layer.0.attention.output.dense", 0, "attention.output.dense"),
-        ("encoder.layer.11.output.dense", 11, "output.dense"),
-        ("layer1.0.conv1", 0, "conv1"),
-        ("pooler.dense", None, "pooler.dense"),
-        ("model.layers.3.mlp.experts.7.w1", 3, "w1"),
-    ],
-)
-def test_layer_and_role_from_a_name(name, layer, role) -> None:
-    assert (layer_of(name), role_of(name)) == (layer, role)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from studentfloat.quantize import Scheme, fake_quantize, parse_method
+from studentfloat.quantize import InputScale, Scheme, fake_quantize, parse_method
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.smoothing import awq_scale, clip_to_outputs, smoothquant_scale
-from studentfloat.quantize.transforms import ChannelScale
 
 
 def layer(seed: int = 0, width: int = 64):
@@ -111,7 +110,7 @@ def test_an_explicit_scale_keeps_the_product(method) -> None:
         Scheme("int8", 16),
         parse_method(method),
         inputs,
-        transforms=(ChannelScale(scale),),
+        transforms=(InputScale(scale),),
     ).weight
     wanted = x @ weight.T
     torch.testing.assert_close(

@@ -22,10 +22,11 @@ from studentfloat.quantize import (
     parse_method,
     quantize,
 )
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.parts.registry import PARTS
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.scheme_json import LayoutTables, formats_of, formats_to_json
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 
 SCHEMES = {
     "plain": Scheme("sf4", block_size=16),

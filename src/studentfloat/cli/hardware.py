@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from studentfloat.errors import FailureError
+
 __all__ = ["hardware"]
 
 
@@ -21,12 +23,24 @@ __all__ = ["hardware"]
 @click.option(
     "--liberty", multiple=True, type=click.Path(), help="Your cell library; may be given again."
 )
+@click.option(
+    "--dont-use",
+    multiple=True,
+    metavar="PATTERN",
+    help="Cells not to use ('*x1p*'), or a file that lists such; may be given again.",
+)
 @click.option("--dot-length", default=128, show_default=True, help="Terms the accumulator holds.")
 @click.option(
     "--lookup-bits",
     multiple=True,
     type=int,
     help="Fixed-point width where there is no integer grid; may be given again. [default: 8 12]",
+)
+@click.option(
+    "--collapsed-levels",
+    default=0,
+    show_default=True,
+    help="How many levels of a format may fall together in its lookup.",
 )
 @click.option("--accumulator-bits", type=int, help="Width of the accumulator. [default: exact]")
 @click.option(
@@ -50,13 +64,17 @@ __all__ = ["hardware"]
 )
 @click.option("--verilog", "as_verilog", is_flag=True, help="Print the best unit's Verilog.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
+@click.pass_context
 def hardware(
+    context: click.Context,
     *,
     formats: tuple[str, ...],
     unit: str,
     activations: str | None,
     scale_type: str,
     liberty: tuple[str, ...],
+    dont_use: tuple[str, ...],
+    collapsed_levels: int,
     dot_length: int,
     lookup_bits: tuple[int, ...],
     accumulator_bits: int | None,
@@ -81,11 +99,11 @@ def hardware(
 
     if as_verilog and (len(formats) != 1 or as_json or study):
         raise click.UsageError("--verilog prints one FORMAT's unit, and nothing else")
-    if study and unit != "mac":
-        raise click.UsageError(f"--study {study} is of the unit mac, not of {unit}")
+    if study is not None:
+        _check_study(context, study)
     shares = studies.ChipShares(mac=mac_share)
     wanted = [resolve_format(name) for name in formats or PUBLISHED_ELEVEN]
-    library = load_library(liberty)
+    library = load_library(liberty, dont_use)
     with progress_on_stderr() as progress:
         counts, codes = None, None
         if codes_from is not None:
@@ -136,6 +154,7 @@ def hardware(
             overflow=overflow,
             code_histograms=counts,
             codes=codes,
+            most_collapsed=collapsed_levels,
             library=library,
             prove=not no_proof,
             use_cache=not no_cache,
@@ -147,3 +166,24 @@ def hardware(
         click.echo(show.json_text(table), nl=False)
     else:
         click.echo(show.table_text(table, shares), nl=False)
+    unproved = [row.name for row in table.formats if not (row.proved or no_proof)]
+    if unproved:
+        raise FailureError(f"not proved: {', '.join(unproved)}; the table says why")
+
+
+# What a study takes beside formats, a library and how results are shown.
+_STUDY_OPTIONS = {
+    "sweep": {"activations"},
+    "accumulators": {"activations", "codes_from"},
+}
+_ALWAYS = {"formats", "liberty", "dont_use", "study", "no_proof", "no_cache", "as_json"}
+
+
+def _check_study(context: click.Context, study: str) -> None:
+    """Refuse options that were given and that the study does not look at."""
+    heeded = _ALWAYS | _STUDY_OPTIONS[study]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in heeded:
+            raise click.UsageError(f"--study {study} takes no {parameter.opts[0]}")

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from studentfloat.errors import ConfigError, FormatError
 from studentfloat.formats import Format, get_format
-from studentfloat.hardware.cache import ContentCache, library_digest
-from studentfloat.hardware.dequantizer import dequantizer
+from studentfloat.hardware.cache import ContentCache, content_key, library_digest
+from studentfloat.hardware.dequantizer import FLOATS
 from studentfloat.hardware.energy import code_pairs
 from studentfloat.hardware.generic_library import generic_liberty
+from studentfloat.hardware.kinds import Job, Setting, UnitKind
 from studentfloat.hardware.liberty import Library, read_libraries
 from studentfloat.hardware.operands import (
     LOOKUP_BITS,
@@ -26,25 +27,60 @@ from studentfloat.hardware.operands import (
     resolve_operand,
 )
 from studentfloat.hardware.records import HardwareCost, HardwareTable
-from studentfloat.hardware.rows import ARRAY_SIDE, Job, Setting, build, cached_row
+from studentfloat.hardware.rows import UNITS, cached_row, unit_kind
 from studentfloat.hardware.synthesis import AREA_RECIPES, generic_library
-from studentfloat.hardware.units import DEFAULT_DOT_LENGTH
+from studentfloat.hardware.units import DEFAULT_DOT_LENGTH, OVERFLOWS
 from studentfloat.hardware.yosys import yosys_version
 from studentfloat.progress import Progress, silent
 
 __all__ = ["UNITS", "check_unit", "cost", "load_library", "unit_verilog"]
 
-UNITS = ("mac", "dotN", "systolic", "dequantizer")
-"""Kinds of unit; N is a number of lanes."""
+DEFAULT_SCALE_TYPE = "bf16"
+_DEFAULTS: Mapping[str, object] = {
+    "activations": None,
+    "dot_length": DEFAULT_DOT_LENGTH,
+    "scale_type": DEFAULT_SCALE_TYPE,
+    "accumulator_bits": None,
+    "overflow": OVERFLOWS[0],
+}
 
 
-def load_library(library: Library | Sequence[str | os.PathLike[str]] | None) -> Library:
-    """A cell library: one that is read already, Liberty files, or the built-in one."""
+def load_library(
+    library: Library | Sequence[str | os.PathLike[str]] | None, dont_use: Sequence[str] = ()
+) -> Library:
+    """A cell library: one that is read already, Liberty files, or the built-in one.
+
+    Parameters
+    ----------
+    dont_use
+        Patterns of names of cells that are not to be used, or files that list such patterns
+        (words, or the line ``DONT_USE_CELLS = ...`` of a flow's settings).
+    """
     if isinstance(library, Library):
         return library
     if not library:
+        if dont_use:
+            raise ConfigError(f"--dont-use {dont_use[0]!r}: goes with --liberty")
         return generic_library()
-    return read_libraries([Path(path) for path in library])
+    return read_libraries([Path(path) for path in library], _patterns(dont_use))
+
+
+def _patterns(given: Sequence[str]) -> list[str]:
+    patterns: list[str] = []
+    for one in given:
+        if not Path(one).is_file():
+            patterns.append(one)
+            continue
+        text = Path(one).read_text(encoding="utf-8", errors="replace")
+        listed = re.search(r"DONT_USE_CELLS\s*[:?+]?=((?:\\\n|[^\n])*)", text)
+        patterns += (listed[1].replace("\\", " ") if listed else text).split()
+    return patterns
+
+
+def library_key(library: Library) -> str:
+    """Hash of a library and of what is not used of it."""
+    avoided = sorted(cell.name for cell in library.cells.values() if cell.dont_use)
+    return content_key(library=library_digest(library.files, generic_liberty()), avoided=avoided)
 
 
 def cost(
@@ -52,7 +88,7 @@ def cost(
     *,
     unit: str = "mac",
     activations: str | Format | None = None,
-    scale_type: str = "bf16",
+    scale_type: str = DEFAULT_SCALE_TYPE,
     dot_length: int = DEFAULT_DOT_LENGTH,
     lookup_bits: Sequence[int] = LOOKUP_BITS,
     library: Library | Sequence[str | os.PathLike[str]] | None = None,
@@ -60,6 +96,7 @@ def cost(
     overflow: str = "wrap",
     code_histograms: Mapping[str, npt.ArrayLike] | None = None,
     codes: str | None = None,
+    most_collapsed: int | None = None,
     prove: bool = True,
     cache: ContentCache | None = None,
     use_cache: bool = True,
@@ -92,6 +129,9 @@ def cost(
         of shape ``(2**bits, 2**activation bits)``; gives `energy_real_fj`.
     codes
         Of what those are, in words.
+    most_collapsed
+        How many levels of a format may fall together with a neighbor where they are rounded
+        to a lookup's width; None allows any number, and the table's notes say how many.
     prove
         False saves time and leaves all rows unproved.
     jobs
@@ -106,31 +146,32 @@ def cost(
     FailureError
         If synthesis fails, or the library or Yosys is missing something.
     """
-    kind = check_unit(unit)
+    kind = unit_kind(unit)
+    _check_heeded(
+        kind,
+        {
+            "activations": activations,
+            "dot_length": dot_length,
+            "scale_type": scale_type,
+            "accumulator_bits": accumulator_bits,
+            "overflow": overflow,
+        },
+    )
     resolved = [get_format(f) if isinstance(f, str) else f for f in formats]
     if not resolved:
         raise ConfigError("no formats given: name one or more")
     read = load_library(library)
-    setting = Setting(
-        kind=kind,
-        dot_length=dot_length,
-        library=read,
-        library_key=library_digest(read.files, generic_liberty()),
-        recipes=AREA_RECIPES,
-        prove=prove,
-        tool=yosys_version(),
-        scale_type=scale_type,
-        accumulator_bits=accumulator_bits,
-        overflow=overflow,
-    )
+    setting = _setting(read, dot_length, scale_type, accumulator_bits, overflow, prove=prove)
     wanted = _jobs(resolved, activations, lookup_bits, code_histograms or {})
+    collapsed = _collapsed(wanted, most_collapsed)
     base = _jobs([get_format("int4")], activations, lookup_bits, {})[0]
     rows = _run(
         [*wanted, base],
+        kind,
         setting,
-        (cache or ContentCache()) if use_cache else None,
-        jobs or os.cpu_count() or 1,
-        progress,
+        cache=(cache or ContentCache()) if use_cache else None,
+        workers=jobs or os.cpu_count() or 1,
+        progress=progress,
     )
     int4 = rows[-1].area
     finished = [
@@ -146,7 +187,7 @@ def cost(
         scale_type=scale_type,
         formats=tuple(finished),
         versions={"pyosys": setting.tool},
-        notes=_notes(setting, read),
+        notes=(*_notes(kind, setting, read), *collapsed),
         accumulator_bits=accumulator_bits,
         overflow=overflow,
         codes=codes,
@@ -162,38 +203,98 @@ def unit_verilog(number_format: Format, row: HardwareCost, table: HardwareTable)
         The row's format.
     """
     a = operand_from_format(number_format, row.lookup_bits)
-    if table.unit == "dequantizer":
-        return dequantizer(a, table.scale_type).verilog
     b = a if table.activations is None else resolve_operand(table.activations)
-    built = build(
-        a,
-        b,
-        row.architecture,
-        table.unit,
+    job = Job(row.name, row.format, a, b, None)
+    setting = _setting(
+        generic_library(),
         table.dot_length,
-        accumulator_bits=table.accumulator_bits,
-        overflow=table.overflow,
+        table.scale_type,
+        table.accumulator_bits,
+        table.overflow,
+        prove=False,
     )
-    return built.verilog
+    designs = unit_kind(table.unit).designs(job, setting)
+    return next(one.verilog for one in designs if one.architecture == row.architecture)
+
+
+def _setting(
+    library: Library,
+    dot_length: int,
+    scale_type: str,
+    accumulator_bits: int | None,
+    overflow: str,
+    *,
+    prove: bool,
+) -> Setting:
+    return Setting(
+        dot_length=dot_length,
+        library=library,
+        library_key=library_key(library),
+        recipes=AREA_RECIPES,
+        prove=prove,
+        tool=yosys_version(),
+        scale_type=scale_type,
+        accumulator_bits=accumulator_bits,
+        overflow=overflow,
+    )
 
 
 def check_unit(unit: str) -> str:
-    match = re.fullmatch(r"mac|systolic|dequantizer|dot(\d+)", unit)
-    if not match or (match[1] and not 2 <= int(match[1]) <= 256):
-        raise ConfigError(f"unit {unit!r}: mac, dot2 to dot256, systolic or dequantizer")
-    return unit
+    """The name of a kind of unit, if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    return unit_kind(unit).name
 
 
-def _notes(setting: Setting, library: Library) -> tuple[str, ...]:
+def _collapsed(work: Sequence[Job], most: int | None) -> list[str]:
+    """In words, which rows' lookups hold fewer levels than the format has.
+
+    Raises
+    ------
+    FormatError
+        If one of them lost more than `most`.
+    """
+    said = []
+    for job in work:
+        lost, bits = job.a.collapsed, job.a.lookup_bits
+        if not lost:
+            continue
+        words = (
+            f"{lost} of {len(job.a.numbers)} levels of {job.format} fall together in {bits} bits"
+        )
+        if most is not None and lost > most:
+            raise FormatError(
+                f"{words}: use a wider --lookup-bits, or allow --collapsed-levels {lost}"
+            )
+        said.append(words)
+    return said
+
+
+def _notes(kind: UnitKind, setting: Setting, library: Library) -> tuple[str, ...]:
     notes = ["after synthesis: no placement, no wires, no clock tree"]
     if library.area_unit == "GE":
         notes.append("built-in library: gate equivalents, relative; ns and fJ only in ratio")
-    if setting.kind == "dequantizer":
-        notes.append(f"one {setting.scale_type} value per clock cycle, of blocks with one scale")
-    if setting.kind == "systolic":
-        notes.append("energy of one element with decoders of its own")
-        notes.append(f"decoders shared over an array of {ARRAY_SIDE} x {ARRAY_SIDE}")
-    return tuple(notes)
+    return (*notes, *kind.notes(setting))
+
+
+def _check_heeded(kind: UnitKind, options: Mapping[str, object]) -> None:
+    """Refuse options that are sound for another kind of unit and do nothing for this one."""
+    for option, choices in (("scale_type", FLOATS), ("overflow", OVERFLOWS)):
+        if options[option] not in choices:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} {options[option]!r}: one of {', '.join(choices)}"
+            )
+    idle = [
+        f"--{option.replace('_', '-')} {value}"
+        for option, value in options.items()
+        if value != _DEFAULTS[option] and option not in kind.heeds
+    ]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: makes no difference to the unit {kind.name}")
 
 
 def _jobs(
@@ -224,7 +325,9 @@ def _jobs(
 
 def _run(
     work: Sequence[Job],
+    kind: UnitKind,
     setting: Setting,
+    *,
     cache: ContentCache | None,
     workers: int,
     progress: Progress,
@@ -234,7 +337,7 @@ def _run(
 
     def one(job: Job) -> HardwareCost:
         nonlocal done
-        row = cached_row(job, setting, cache)
+        row = cached_row(job, kind, setting, cache)
         with lock:
             done += 1
             progress(done / len(work), f"synthesis and proof ({job.name} done)")

@@ -52,6 +52,7 @@ class Dequantizer:
     operand: Operand
     scale: FloatType
     decoder: Decoder
+    architecture: str = "normalized"
 
 
 def dequantizer(operand: Operand, scale: str = "bf16") -> Dequantizer:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import gzip
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from studentfloat.errors import ConfigError, FailureError
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 _TOKEN = re.compile(
-    r'\s+|\\\r?\n|/\*.*?\*/|//[^\n]*|(?P<string>"(?:\\.|[^"\\])*")|(?P<word>[^\s{}();:,"\\]+)'
+    r'(?P<line>\n)|[^\S\n]+|\\\r?\n|/\*.*?\*/|//[^\n]*|(?P<string>"(?:\\.|[^"\\])*")|(?P<word>[^\s{}();:,"\\]+)'
     r"|(?P<mark>[{}();:,])",
     re.DOTALL,
 )
@@ -161,12 +163,15 @@ class Library:
 
 
 def _tokens(text: str, where: str) -> Iterator[str]:
+    """Words, strings, marks and ends of lines, which end an attribute as ``;`` does."""
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if match is None:
+        if match is None or (match[0].startswith("/*") and not match[0].endswith("*/")):
             line = text.count("\n", 0, position) + 1
             said = text[position : position + 20]
+            if said[0] == '"' or said.startswith("/*"):
+                raise FailureError(f"{where} ends inside of line {line}: is the file truncated?")
             raise FailureError(f"{where}, line {line}: not Liberty from {said!r}")
         position = match.end()
         if match.lastgroup:
@@ -207,43 +212,62 @@ def parse_liberty(text: str, where: str = "Liberty text") -> Group:
 
 
 def _statement(tokens: list[str], at: int, stack: list[Group], where: str) -> int:
+    """Read one statement into the innermost group; where the next one begins."""
     token = tokens[at]
     if token == "}":
         if len(stack) == 1:
             raise FailureError(f"{where} closes a group that it never opened")
         stack.pop()
         return at + 1
-    if token == ";":
+    if token in (";", "\n"):
         return at + 1
-    following = tokens[at + 1]
-    if following == ":":
-        end = at + 2
-        while tokens[end] not in (";", "}") and not (end > at + 2 and tokens[end + 1] == ":"):
+    mark = _past_lines(tokens, at + 1)
+    if tokens[mark] == ":":
+        begin = _past_lines(tokens, mark + 1)
+        end = begin
+        while tokens[end] not in (";", "}", "\n"):
             end += 1
-        stack[-1].attributes[token] = " ".join(_unquoted(t) for t in tokens[at + 2 : end])
+        stack[-1].attributes[token] = " ".join(_unquoted(t) for t in tokens[begin:end])
         return end
-    if following != "(":
-        raise FailureError(f"{where}: {token!r} is followed by {following!r}, not by ':' or '('")
-    end = at + 2
+    if tokens[mark] != "(":
+        raise FailureError(f"{where}: {token!r} is followed by {tokens[mark]!r}, not by ':' or '('")
+    end = mark + 1
     arguments = []
     while tokens[end] != ")":
-        if tokens[end] != ",":
+        if tokens[end] not in (",", "\n"):
             arguments.append(_unquoted(tokens[end]))
         end += 1
-    if end + 1 < len(tokens) and tokens[end + 1] == "{":
+    after = end + 1
+    while after < len(tokens) and tokens[after] == "\n":
+        after += 1
+    if after < len(tokens) and tokens[after] == "{":
         group = Group(token, tuple(arguments))
         stack[-1].groups.append(group)
         stack.append(group)
-        return end + 2
+        return after + 1
     stack[-1].complex[token] = tuple(arguments)
     return end + 1
 
 
-def read_libraries(paths: Sequence[str | Path]) -> Library:
+def _past_lines(tokens: list[str], at: int) -> int:
+    while tokens[at] == "\n":
+        at += 1
+    return at
+
+
+def read_libraries(paths: Sequence[str | Path], dont_use: Sequence[str] = ()) -> Library:
     """Read one library from one or more Liberty files.
+
+    Parameters
+    ----------
+    dont_use
+        Patterns of names (``*x1p*``) of cells that are not to be used, beside those that the
+        files mark so themselves.
 
     Raises
     ------
+    ConfigError
+        If a pattern matches no cell.
     FailureError
         If a file cannot be read, is truncated, or the cells do not make a
         library: no flip-flop, no inverter, no gate with two inputs.
@@ -259,7 +283,7 @@ def read_libraries(paths: Sequence[str | Path]) -> Library:
             raise FailureError(f"cannot read {path}: {said}") from error
         groups.append(parse_liberty(text, str(path)))
     files = tuple(Path(path).resolve() for path in paths)
-    return library_from_groups(groups, "um2", files)
+    return library_from_groups(groups, "um2", files, dont_use)
 
 
 def liberty_text(path: Path) -> str:
@@ -271,7 +295,10 @@ def liberty_text(path: Path) -> str:
 
 
 def library_from_groups(
-    groups: Sequence[Group], area_unit: str, files: tuple[Path, ...] = ()
+    groups: Sequence[Group],
+    area_unit: str,
+    files: tuple[Path, ...] = (),
+    dont_use: Sequence[str] = (),
 ) -> Library:
     """Make a library of parsed Liberty files, and check that units can be built with it."""
     cells: dict[str, Cell] = {}
@@ -295,10 +322,33 @@ def library_from_groups(
                     f"cell {cell.arguments[0]} of library {_title(group)} cannot be read: {error}"
                 ) from error
     voltage = _real(groups[0].attributes.get("nom_voltage", "1.0"), "nom_voltage")
-    names = "+".join(map(_title, groups))
-    library = Library(names, cells, voltage, area_unit, files)
+    name = _joint_name([_title(group) for group in groups])
+    library = Library(name, _without(cells, dont_use), voltage, area_unit, files)
     _check(library)
     return library
+
+
+def _joint_name(names: Sequence[str]) -> str:
+    """One name for a library whose cells are in several files: what their names share."""
+    if len(names) == 1:
+        return names[0]
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    shared = "".join(letters[0] for letters in same).rstrip("_-. ") or names[0]
+    return f"{shared} ({len(names)} files)"
+
+
+def _without(cells: Mapping[str, Cell], patterns: Sequence[str]) -> dict[str, Cell]:
+    """The cells, those marked that a pattern names."""
+    marked: set[str] = set()
+    for pattern in patterns:
+        named = fnmatch.filter(cells, pattern)
+        if not named:
+            raise ConfigError(f"--dont-use {pattern!r}: no cell of the library has such a name")
+        marked.update(named)
+    return {
+        name: replace(cell, dont_use=True) if name in marked else cell
+        for name, cell in cells.items()
+    }
 
 
 def _title(library: Group) -> str:

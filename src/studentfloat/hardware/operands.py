@@ -72,6 +72,11 @@ class Operand:
         return tuple(value for value in self.integers if value is not None)
 
     @property
+    def collapsed(self) -> int:
+        """How many levels stand for the same integer as another, since the lookup is narrow."""
+        return 0 if self.lookup_bits is None else len(self.numbers) - len(set(self.numbers))
+
+    @property
     def minimum(self) -> int:
         """Least integer."""
         return min(self.numbers)

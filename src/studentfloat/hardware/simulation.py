@@ -1,8 +1,8 @@
 """Gate-level simulation, many patterns at once, with each gate's delay.
 
-A net is an array of 64-bit words, one bit per pattern. Every gate delays by its own time, in
-whole steps, and swallows pulses shorter than that, so that the transitions counted include the
-glitches that a real netlist makes and not those that it could not.
+Settled values are arrays of 64-bit words, one bit per pattern. Transitions have exact times: every
+gate delays by its own time and swallows pulses shorter than that, so that the transitions counted
+include the glitches that a real netlist makes and not those that it could not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -175,15 +176,32 @@ def next_states(netlist: Netlist, values: Mapping[Net, Words]) -> dict[Net, Word
     return states
 
 
+class _Wave(NamedTuple):
+    """A net's transitions in one clock cycle of every pattern.
+
+    Attributes
+    ----------
+    initial
+        bool, of shape ``(patterns,)``: its values before the clock edge.
+    pattern, time
+        Of shape ``(n,)``, ascending by pattern and within one by time: when it toggles.
+    """
+
+    initial: npt.NDArray[np.bool_]
+    pattern: npt.NDArray[np.intp]
+    time: npt.NDArray[np.float64]
+
+
 def toggles(
     netlist: Netlist,
     before: Mapping[Net, Words],
     after: Mapping[Net, Words],
     gate_delays: Mapping[str, float],
-    *,
-    steps: int = 64,
 ) -> dict[Net, float]:
     """Transitions of each net in one clock cycle, mean over all patterns, glitches included.
+
+    Times are exact: every transition happens at the sum of the delays on its way. A gate swallows
+    pulses shorter than its own delay.
 
     Parameters
     ----------
@@ -192,80 +210,104 @@ def toggles(
         after the clock edge.
     gate_delays
         Of each cell instance, in any unit.
-    steps
-        Time steps in the longest path's time: the resolution of delays.
     """
-    unit = _time_unit(netlist, gate_delays, steps)
     settled = settle(netlist, before)
-    patterns = 64 * next(iter(before.values())).size
     launch = {
-        net: _in_steps(gate_delays.get(flop.name, 0.0), unit)
-        for flop in netlist.flops
-        for net in flop.nets.values()
+        net: gate_delays.get(flop.name, 0.0) for flop in netlist.flops for net in flop.nets.values()
     }
-    waves: dict[Net, Words] = {}
-    length = 2 * steps + 2
+    waves: dict[Net, _Wave] = {}
     for net, word in before.items():
-        wave = np.repeat(word[None], length, axis=0)
-        wave[1 + launch.get(net, 0) :] = after[net]
-        waves[net] = wave
-    counts = {net: _count(wave, patterns) for net, wave in waves.items()}
+        initial = unpack(word)
+        (moved,) = np.nonzero(initial ^ unpack(after[net]))
+        waves[net] = _Wave(initial, moved, np.full(len(moved), launch.get(net, 0.0)))
+    patterns = 64 * next(iter(before.values())).size
+    counts = {net: len(wave.time) / patterns for net, wave in waves.items()}
     last_use = _last_uses(netlist)
     for number, gate in enumerate(netlist.gates):
-        pins = _pin_values(gate, waves, (length, next(iter(before.values())).size))
-        delay = max(1, _in_steps(gate_delays.get(gate.name, 0.0), unit))
+        events = _events(gate, waves)
+        delay = gate_delays.get(gate.name, 0.0)
         for pin in gate.cell.outputs:
             out = gate.nets.get(pin.name)
             if out is not None and pin.function:
-                ideal = _function(pin.function)(pins)
-                waves[out] = _inertial(ideal, settled[out], delay)
-                counts[out] = _count(waves[out], patterns)
+                ideal = events.outcome(_function(pin.function))
+                waves[out] = _inertial(unpack(settled[out]), events, ideal, delay)
+                counts[out] = len(waves[out].time) / patterns
         for net in last_use.get(number, ()):
-            waves.pop(net, None)  # a wave is as large as all patterns times all steps
+            waves.pop(net, None)
     return counts
 
 
-def _time_unit(netlist: Netlist, gate_delays: Mapping[str, float], steps: int) -> float:
-    arrival: dict[Net, float] = {}
-    for flop in netlist.flops:
-        for net in flop.nets.values():
-            arrival[net] = gate_delays.get(flop.name, 0.0)
-    longest = 0.0
-    for gate in netlist.gates:
-        start = max((arrival.get(net, 0.0) for net in gate.nets.values()), default=0.0)
-        end = start + gate_delays.get(gate.name, 0.0)
-        longest = max(longest, end)
-        for pin in gate.cell.outputs:
-            out = gate.nets.get(pin.name)
-            if out is not None:
-                arrival[out] = end
-    return longest / steps if longest else 1.0
+class _Events(NamedTuple):
+    """Moments at which some input of a gate toggles, and what its inputs are from then on."""
+
+    pattern: npt.NDArray[np.intp]
+    time: npt.NDArray[np.float64]
+    pins: Mapping[str, Words]
+
+    def outcome(self, function: Callable[[Mapping[str, Words]], Words]) -> npt.NDArray[np.bool_]:
+        """The function's value after each moment."""
+        if not len(self.time):
+            return np.zeros(0, dtype=bool)
+        return np.asarray(function(self.pins) != 0)
 
 
-def _in_steps(delay: float, unit: float) -> int:
-    return round(delay / unit)
+def _events(gate: Instance, waves: Mapping[Net, _Wave]) -> _Events:
+    names = [pin.name for pin in gate.cell.pins.values() if pin.direction == "input"]
+    nets = {name: gate.nets.get(name, "x") for name in names}
+    moving = {name: waves[net] for name, net in nets.items() if net in waves}
+    sizes = [len(wave.time) for wave in moving.values()]
+    pattern = np.concatenate([np.zeros(0, np.intp), *(w.pattern for w in moving.values())])
+    time = np.concatenate([np.zeros(0), *(wave.time for wave in moving.values())])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.lexsort((time, pattern))
+    pattern, time, owner = pattern[order], time[order], owner[order]
+    # Of inputs that toggle at the same time, the last row holds what they come to.
+    last = _changes(pattern, time)
+    first = np.searchsorted(pattern, pattern[last])
+    pins: dict[str, Words] = {}
+    for number, (name, wave) in enumerate(moving.items()):
+        toggled = np.concatenate([[0], np.cumsum(owner == number)])
+        odd = (toggled[1:][last] - toggled[first]) % 2 == 1
+        pins[name] = np.where(wave.initial[pattern[last]] ^ odd, _ONES, np.uint64(0))
+    shape = (int(last.sum()),)
+    pins |= {n: _constant(net, shape) for n, net in nets.items() if net not in waves}
+    return _Events(pattern[last], time[last], pins)
 
 
-def _inertial(ideal: Words, start: Words, delay: int) -> Words:
-    """Delay a wave, and drop pulses shorter than the delay."""
-    length = ideal.shape[0]
-    padded = np.concatenate([np.repeat(start[None], delay, axis=0), ideal], axis=0)
-    every, some = padded[:length].copy(), padded[:length].copy()
-    for k in range(1, delay):
-        window = padded[k : k + length]
-        every &= window
-        some |= window
-    wave = np.empty_like(ideal)
-    state = start
-    for t in range(length):
-        # All of the window one: becomes one. None of it: zero. Otherwise as it was.
-        state = (state & some[t]) | every[t]
-        wave[t] = state
-    return wave
+def _changes(pattern: npt.NDArray[np.intp], time: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether a row is the last of its pattern and time."""
+    last = np.ones(len(time), dtype=bool)
+    last[:-1] = (pattern[1:] != pattern[:-1]) | (time[1:] != time[:-1])
+    return last
 
 
-def _count(wave: Words, patterns: int) -> float:
-    return float(np.bitwise_count(wave[1:] ^ wave[:-1]).sum()) / patterns
+def _inertial(
+    initial: npt.NDArray[np.bool_],
+    events: _Events,
+    ideal: npt.NDArray[np.bool_],
+    delay: float,
+) -> _Wave:
+    """What a gate makes of its function's values: later, and without pulses shorter than that."""
+    moved = _transitions(initial, events.pattern, ideal)
+    pattern, time, value = events.pattern[moved], events.time[moved], ideal[moved]
+    lasts = np.ones(len(time), dtype=bool)
+    lasts[:-1] = (pattern[1:] != pattern[:-1]) | (time[1:] - time[:-1] >= delay)
+    pattern, time, value = pattern[lasts], time[lasts], value[lasts]
+    moved = _transitions(initial, pattern, value)
+    return _Wave(initial, pattern[moved], time[moved] + delay)
+
+
+def _transitions(
+    initial: npt.NDArray[np.bool_],
+    pattern: npt.NDArray[np.intp],
+    value: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Whether a value differs from the one before it in its pattern."""
+    before = initial[pattern]
+    same = pattern[1:] == pattern[:-1]
+    before[1:][same] = value[:-1][same]
+    moved: npt.NDArray[np.bool_] = value != before
+    return moved
 
 
 def _last_uses(netlist: Netlist) -> dict[int, Sequence[Net]]:

@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from studentfloat.errors import ConfigError
 from studentfloat.formats import Format
-from studentfloat.hardware.cache import ContentCache, content_key, library_digest
-from studentfloat.hardware.cost import load_library
+from studentfloat.hardware.cache import ContentCache, content_key
+from studentfloat.hardware.cost import library_key, load_library
 from studentfloat.hardware.decoders import UnavailableError
 from studentfloat.hardware.energy import code_pairs
-from studentfloat.hardware.generic_library import generic_liberty
 from studentfloat.hardware.liberty import Library
+from studentfloat.hardware.mac_rows import kept_modules, prove_result
 from studentfloat.hardware.multipliers import ARCHITECTURES
 from studentfloat.hardware.operands import Operand, resolve_operand
 from studentfloat.hardware.overflow import draw_dot_products
 from studentfloat.hardware.proof import Proof
 from studentfloat.hardware.records import AccumulatorPoint, SweepPoint
-from studentfloat.hardware.rows import METHOD_VERSION, kept_modules, prove_result
+from studentfloat.hardware.rows import METHOD_VERSION
 from studentfloat.hardware.synthesis import (
     AREA_RECIPES,
     Recipe,
@@ -127,7 +127,7 @@ class _Frame:
         key = content_key(
             method=METHOD_VERSION,
             study=what,
-            library=library_digest(library.files, generic_liberty()),
+            library=library_key(library),
             prove=self.prove,
             tool=yosys_version(),
             **parts,

@@ -98,6 +98,8 @@ class SynthesisResult:
         The flat netlist as Verilog, for proof and for reading.
     modular_verilog, modular_json
         The netlist with the modules kept apart that were asked to be.
+    json
+        The flat netlist as Yosys writes it.
     """
 
     recipe: Recipe
@@ -105,6 +107,7 @@ class SynthesisResult:
     verilog: str
     modular_verilog: str
     modular_json: str
+    json: str
 
 
 def generic_library() -> Library:
@@ -222,6 +225,7 @@ def synthesize(
                 read(f"{i}.v"),
                 read(f"{i}.modular.v"),
                 read(f"{i}.modular.json"),
+                read(f"{i}.json"),
             )
             for i, recipe in enumerate(recipes)
         ]

@@ -150,7 +150,7 @@ def simulate(
         If a vector does not agree; the message has the first.
     """
     if unit.latency != 1:
-        raise FailureError(f"golden vectors are for units of latency 1, not for {unit.kind}")
+        raise FailureError(f"golden vectors are for units of latency 1, not {unit.latency}")
     if shutil.which("iverilog") is None:
         raise MissingDependencyError(
             "iverilog is not installed: apt-get install iverilog (Debian's package)"

@@ -30,7 +30,10 @@ OVERFLOWS = ("wrap", "saturate")
 nearest number that it holds."""
 
 _LONGEST_DOT = 1 << 20
-_MOST_LANES = 256
+MOST_LANES = 256
+"""Products a clock cycle."""
+ARRAY_SIDE = 16
+"""Rows and columns of the systolic array over which the decoders at its edge are shared."""
 _MOST_ELEMENTS = 64 * 64
 
 
@@ -44,8 +47,6 @@ class Unit:
 
     Attributes
     ----------
-    kind
-        ``mac``, ``dot16``, ``systolic`` ...
     top, lane, sum
         Names of the top module, of the one that multiplies, of the one that accumulates.
     verilog
@@ -64,9 +65,10 @@ class Unit:
         Products per clock cycle.
     latency
         Clock cycles from a pair of codes at the inputs to its product in the sum.
+    array_side
+        Rows and columns of the array over which its decoders are shared; 1 outside of arrays.
     """
 
-    kind: str
     top: str
     lane: str
     sum: str
@@ -80,6 +82,7 @@ class Unit:
     lanes: int = 1
     latency: int = 1
     overflow: str = "wrap"
+    array_side: int = 1
 
     @property
     def saturates(self) -> bool:
@@ -153,8 +156,8 @@ def dot(
     overflow: str = "wrap",
 ) -> Unit:
     """N products each clock cycle, one adder tree, one accumulator (as of :func:`mac`)."""
-    if not 2 <= lanes <= _MOST_LANES:
-        raise ConfigError(f"a dot product of {lanes} lanes: from 2 to {_MOST_LANES}")
+    if not 2 <= lanes <= MOST_LANES:
+        raise ConfigError(f"a dot product of {lanes} lanes: from 2 to {MOST_LANES}")
     return _lanes_and_sum(
         f"dot{lanes}",
         a,
@@ -184,7 +187,7 @@ def _lanes_and_sum(
         multiplier, a, b, lanes=lanes, exact=exact, asked=accumulator_bits, overflow=overflow
     )
     bits = signed_width(*_addend_range(multiplier, a, b))
-    top = _unit_name(a, b, kind)
+    top = _unit_name(a, b, kind, width, None if width >= exact else overflow)
     carry = "" if multiplier.signed else ", .carry(carries[i])"
     text = module(
         top,
@@ -218,7 +221,7 @@ def _lanes_and_sum(
         _sum_module(f"{top}_sum", multiplier, a, b, lanes=lanes, width=width, overflow=overflow),
         text,
     ]
-    return Unit(kind, top, f"{top}_lane", f"{top}_sum", "\n".join(parts), a, b, multiplier,
+    return Unit(top, f"{top}_lane", f"{top}_sum", "\n".join(parts), a, b, multiplier,
                 bits, width, dot_length, lanes, overflow=overflow)  # fmt: skip
 
 
@@ -270,7 +273,7 @@ def systolic_array(
         multiplier, a, b, lanes=1, exact=exact, asked=accumulator_bits, overflow=overflow
     )
     bits = signed_width(*_addend_range(multiplier, a, b))
-    top = _unit_name(a, b, "systolic")
+    top = _unit_name(a, b, "systolic", width, None if width >= exact else overflow)
     sizes = (_taken_bits(multiplier, a, "a"), _taken_bits(multiplier, b, "b"))
     text = module(
         top,
@@ -294,13 +297,16 @@ def systolic_array(
         _element_module(top, multiplier, sizes, bits, width),
         text,
     ]
-    return Unit("systolic", top, f"{top}_element", f"{top}_sum", "\n".join(parts), a, b,
-                multiplier, bits, width, dot_length, latency=2, overflow=overflow)  # fmt: skip
+    return Unit(top, f"{top}_element", f"{top}_sum", "\n".join(parts), a, b,
+                multiplier, bits, width, dot_length, latency=2, overflow=overflow,
+                array_side=ARRAY_SIDE)  # fmt: skip
 
 
-def _unit_name(a: Operand, b: Operand, kind: str) -> str:
+def _unit_name(a: Operand, b: Operand, kind: str, width: int, overflow: str | None) -> str:
+    """Of the top module: variants that can stand in one design have names of their own."""
     names = a.identifier if a == b else f"{a.identifier}_{b.identifier}"
-    return identifier(f"{names}_{kind}")
+    narrow = "" if overflow is None else f"_{overflow}"
+    return identifier(f"{names}_{kind}_acc{width}{narrow}")
 
 
 def _reach(dot_length: int, overflow: str | None) -> str:

@@ -38,6 +38,17 @@ def decode(
     out: int,
     threads: int,
 ) -> None: ...
+def rotate(
+    x: int,
+    rows: int,
+    width: int,
+    block: int,
+    order: int,
+    factor: int,
+    signs: int,
+    inverse: bool,
+    threads: int,
+) -> None: ...
 def sketch_range(values: int, count: int) -> tuple[int, int, int, float, float]: ...
 def sketch_tally(
     values: int,

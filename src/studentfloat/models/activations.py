@@ -74,7 +74,7 @@ def calibrate_ranges(
     model: nn.Module,
     batches: Sequence[Tensor],
     quantile: float = 1.0,
-    scales: Mapping[str, Tensor] | None = None,
+    quantized: QuantizedModel | None = None,
 ) -> dict[str, float]:
     """The quantile of each layer's input magnitudes over calibration batches.
 
@@ -86,20 +86,23 @@ def calibrate_ranges(
         Token ids, each of shape ``(windows, length)``.
     quantile
         1 for the greatest; below that a true quantile, from evenly thinned magnitudes.
-    scales
-        Explicit input scales by site name, which the inputs are divided by first.
+    quantized
+        Its explicit input transforms are applied to the inputs first.
     """
     kept: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    weights = {} if quantized is None else quantized.weights
 
-    def see(site: WeightSite, inputs: Tensor) -> Tensor:
-        numbers = inputs if not scales or site.name not in scales else inputs / scales[site.name]
-        magnitudes = numbers.detach().abs().float().reshape(-1)
+    def see(site: WeightSite, given: Tensor) -> Tensor:
+        inputs = given
+        for transform in weights[site.name].transforms if site.name in weights else ():
+            inputs = transform.transform(inputs)
+        magnitudes = inputs.detach().abs().float().reshape(-1)
         if quantile < 1:
             magnitudes = magnitudes[:: max(1, magnitudes.numel() // _KEPT)]
         else:
             magnitudes = magnitudes.amax().reshape(1)
         kept[site.name].append(magnitudes)
-        return inputs
+        return given
 
     with _inputs_replaced(model, sites, see), torch.no_grad():
         for batch in batches:

@@ -25,11 +25,11 @@ from studentfloat.progress import Progress, silent
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, parse_method
 from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.parts import InputScale, InputTransform
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.rounding.nearest import check_tensor, fake_quantize
 from studentfloat.quantize.scheme import Scheme, replace_scheme
 from studentfloat.quantize.steps.state import SharedInput
-from studentfloat.quantize.transforms import ChannelScale, InputTransform
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
 
@@ -191,7 +191,7 @@ class ModelQuantizer:
                 yield self._replay(finished[i], name, sites)
                 continue
             with self._residency.held(name):
-                done = [self._quantize(site, _Fed(None)) for site in sites]
+                done = [self._quantize(s, self._transform(name, [s], None)) for s in sites]
             yield _block(name, done)
 
     def _run_calibrated(
@@ -239,7 +239,8 @@ class ModelQuantizer:
         """Choose input scales, fold them where that is right, then quantize every weight."""
         groups = input_groups(listener, sites)
         # All before any is quantized: a transform may be folded into another group's weight.
-        fed = [self._transform(name, group, listener, block, run) for group in groups]
+        heard = listener.statistics
+        fed = [self._transform(name, g, heard.get(g[0].name), block, run) for g in groups]
         changed = {id(p): p for one in fed for p in one.changed}
         done: dict[str, _Done] = {}
         for group, one in zip(groups, fed, strict=True):
@@ -253,40 +254,43 @@ class ModelQuantizer:
         self,
         name: str,
         group: list[WeightSite],
-        listener: InputListener,
-        block: nn.Module | None,
-        run: Callable[[], Tensor] | None,
+        inputs: InputStatistics | None,
+        block: nn.Module | None = None,
+        run: Callable[[], Tensor] | None = None,
     ) -> _Fed:
         """What a group of weights is fed with, after what was folded of the method's transforms.
 
         A transform is folded into the block where that is right, else it is left to the layer.
         """
-        inputs = listener.statistics.get(group[0].name)
-        if inputs is None or not inputs.count:
-            return _Fed(inputs)
         fed = _Fed(inputs)
-        scheme = self._method.on_scheme(self._scheme)
+        if not self._method.transforms or self._is_short_of(inputs):
+            return fed
+        if not group[0].kind.multiplies_inputs:
+            return fed.noted(f"{group[0].kind.value}: its inputs are not transformed")
         weights = tuple(site.matrix(site.parameter.detach()) for site in group)
-        inputs.check(group[0].name)
+        if inputs is not None:
+            inputs.check(group[0].name)
         for site, weight in zip(group, weights, strict=True):
             check_tensor(weight, site.name)
-        shared = SharedInput(weights, inputs, scheme)
+        shared = SharedInput(weights, inputs, self._method.on_scheme(self._scheme))
         for step in self._method.transforms:
-            found = step.find(shared)
-            if found is None:
-                fed = fed.noted("no input scale was better than none")
-                continue
-            shared = shared.transformed(found)
-            fold = None
-            if isinstance(found, ChannelScale) and block is not None and run is not None:
-                fold = fold_scale(block, name, group, found.scale, run)
-            if fold is None:
-                fed = replace(fed, explicit=(*fed.explicit, found))
-                fed = fed.noted("input scale kept explicit")
-            else:
+            found, fold = step.find(shared), None
+            if found is not None:
+                shared = shared.transformed(found)
+                # Beyond a transform that the layer applies nothing can be folded.
+                if isinstance(found, InputScale) and not fed.explicit and block and run:
+                    fold = fold_scale(block, name, group, found.scale, run)
+            fed = fed.noted(step.note(found, None if fold is None else fold.into))
+            if fold is not None:
                 fed = replace(fed, inputs=shared.inputs, changed=(*fed.changed, *fold.parameters))
-                fed = fed.noted(f"input scale folded into {fold.into}")
+            elif found is not None:
+                fed = replace(fed, explicit=(*fed.explicit, found))
         return fed
+
+    def _is_short_of(self, inputs: InputStatistics | None) -> bool:
+        """Whether inputs are needed and were not seen: the weight is rounded to nearest then."""
+        seen = inputs is not None and inputs.count
+        return not seen and self._method.needs_inputs(self._scheme)
 
     def _named(
         self, changed: Mapping[int, nn.Parameter], sites: list[WeightSite]
@@ -317,7 +321,6 @@ class ModelQuantizer:
             site.name,
             result.weight,
             result.method,
-            kind=site.role,
             notes=(*fed.notes, *result.notes),
             seconds=round(seconds, 3),
             **errors,

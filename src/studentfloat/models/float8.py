@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ModelError
-from studentfloat.models.companions import copy_companions
 from studentfloat.models.pack_writer import save_shard
 from studentfloat.models.packed_files import CONFIG_KEY, INDEX, read_raw
+from studentfloat.models.side_files import copy_side_files
 from studentfloat.models.stream import StoredTensor, list_sound_tensors
 from studentfloat.records import write_json
 
@@ -116,7 +116,7 @@ def convert_float8(
         weight_map |= dict.fromkeys(dense, file)
         size += sum(values.nbytes for values in dense.values())
     write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    copy_companions(directory, out, code=code)
+    copy_side_files(directory, out, code=code)
     plain = {key: value for key, value in config.items() if key not in (CONFIG_KEY, "torch_dtype")}
     (out / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=1))
 

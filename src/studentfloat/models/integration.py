@@ -30,7 +30,7 @@ from studentfloat.models.packed_files import (
     parse_layout,
     write_layout,
 )
-from studentfloat.models.skeleton import orientation_of, share_as_stored
+from studentfloat.models.skeleton import share_as_stored
 from studentfloat.models.stream import StoredTensor, list_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.quantize.rounding.nearest import quantize
@@ -219,7 +219,7 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
                 scheme,
                 tuple(site.parameter.shape),
                 str(site.parameter.dtype).removeprefix("torch."),
-                orientation_of(site.kind),
+                site.kind.orientation,
                 method="rtn",
             )
             chosen[site.name], sites[site.name] = stored, site

@@ -11,7 +11,7 @@ from torch import nn
 
 from studentfloat.errors import ConfigError, ModelError
 from studentfloat.models.conversions import places_in
-from studentfloat.models.skeleton import orientation_of, share_tied_parameters
+from studentfloat.models.skeleton import share_tied_parameters
 from studentfloat.models.walk import WeightKind, WeightSite, walk_weights
 from studentfloat.quantize.scheme import TENSOR
 from studentfloat.quantize.stored import StoredWeight
@@ -74,7 +74,7 @@ def _joined(parts: Mapping[str, StoredWeight], site: WeightSite) -> StoredWeight
     if site.kind is not WeightKind.EXPERTS:
         raise ModelError(f"{next(iter(parts))}: {site.name} is not what its parts are joined to")
     shape = tuple(site.parameter.shape)
-    return StoredWeight(first.scheme, shape, first.dtype, orientation_of(site.kind))
+    return StoredWeight(first.scheme, shape, first.dtype, site.kind.orientation)
 
 
 def without_spared(

@@ -31,7 +31,7 @@ from studentfloat.models.packed_files import (
 )
 from studentfloat.models.quantized import QuantizedBlock
 from studentfloat.models.residency import BlockResidency, load_block_by_block
-from studentfloat.models.skeleton import Piece, orientation_of, pieces_of_checkpoint
+from studentfloat.models.skeleton import Piece, pieces_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import list_sound_tensors
 from studentfloat.models.walk import WeightSite, walk_weights
@@ -210,7 +210,7 @@ class _Packing:
         # Calibrating is done in float32; what was quantized is of the checkpoint's type.
         typed = replace(weight, base=replace(weight.base, dtype=self._dtype(name)))
         shape = tuple(site.parameter.shape)
-        return StoredWeight.of(typed, shape, orientation_of(site.kind), method=method), typed
+        return StoredWeight.of(typed, shape, site.kind.orientation, method=method), typed
 
     def shard(self, block: QuantizedBlock) -> Shard:
         """What a block's shard holds: its weights, and parameters that the method changed."""

@@ -19,12 +19,6 @@ from torch import Tensor
 from studentfloat.errors import ConfigError, FailureError
 from studentfloat.models.cache import changed_since_hashed
 from studentfloat.models.cache import sha256_of as sha256_of_file
-from studentfloat.models.companions import (
-    companion_files,
-    copy_companions,
-    copy_file,
-    decides_outputs,
-)
 from studentfloat.models.packed_files import (
     CONFIG_KEY,
     INDEX,
@@ -34,6 +28,12 @@ from studentfloat.models.packed_files import (
     sha256_of,
     sha256_of_settings,
     write_layout,
+)
+from studentfloat.models.side_files import (
+    copy_file,
+    copy_side_files,
+    decides_outputs,
+    side_files,
 )
 from studentfloat.models.sources import ModelSource
 from studentfloat.quantize.stored import StoredWeight
@@ -61,6 +61,7 @@ __all__ = [
 
 REPORT = "quantization-report.json"
 WORK = ".studentfloat"
+_SIDE_FILES = "side-files"
 _PLAN = "plan.json"
 
 
@@ -154,7 +155,7 @@ class PackWriter:
         else:
             # Before anything else: by it the next run knows this directory.
             write_json(work / _PLAN, self._plan)
-        copy_companions(source.directory, work / "companions", code=source.trust.remote_code)
+        copy_side_files(source.directory, work / _SIDE_FILES, code=source.trust.remote_code)
 
     def finished(self) -> PackedModel | None:
         """The record of a model that is complete, else None."""
@@ -275,7 +276,7 @@ def merge_parts(directory: Path, parts: Iterable[Path] = ()) -> PackedModel:
             raise ConfigError(f"{directory} exists and is not empty: choose another directory")
         copy_file(places[0] / WORK / _PLAN, directory / WORK / _PLAN)
     for place in (p for p in places if p != directory):
-        _copy_tree(place / WORK / "companions", directory / WORK / "companions")
+        _copy_tree(place / WORK / _SIDE_FILES, directory / WORK / _SIDE_FILES)
         _move_shards(place, directory, plans[0]["shards"])
     return _finish(directory, plans[0])
 
@@ -305,16 +306,16 @@ def _finish(directory: Path, plan: dict[str, Any]) -> PackedModel:
     }
     size = sum(fact["bytes"] for fact in facts)
     write_json(directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    companions = directory / WORK / "companions"
+    kept = directory / WORK / _SIDE_FILES
     beside = {}
-    for file in companion_files(companions, code=True):
+    for file in side_files(kept, code=True):
         if file != Path("config.json"):
-            copy_file(companions / file, directory / file)
+            copy_file(kept / file, directory / file)
             if decides_outputs(file):
-                beside[file.as_posix()] = sha256_of_file(companions / file)
+                beside[file.as_posix()] = sha256_of_file(kept / file)
     report = _report(directory, facts)
     write_json(directory / REPORT, record_to_json(report))
-    config = read_json(companions / "config.json")
+    config = read_json(kept / "config.json")
     if plan.get("untied"):
         _untie(config)
     config[CONFIG_KEY] = {**_joined_layout(facts), **plan.get("companions", {})}

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from studentfloat.formats import Format
-from studentfloat.models.stream import layer_of, role_of
+from studentfloat.models.roles import layer_of, role_of
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import SkippedTensor, TensorQuantization
@@ -19,7 +19,7 @@ __all__ = ["QuantizedBlock", "QuantizedModel", "weight_record"]
 
 
 def weight_record(
-    name: str, weight: QuantizedWeight, method: str, *, kind: str | None = None, **facts: Any
+    name: str, weight: QuantizedWeight, method: str, **facts: Any
 ) -> TensorQuantization:
     """What is told of a quantized weight; its place, format, bits and scales are read off it.
 
@@ -31,8 +31,6 @@ def weight_record(
         As it is stored.
     method
         That made it.
-    kind
-        By default what the name says.
     facts
         The record's other fields: errors, tokens, seconds, notes.
     """
@@ -41,7 +39,7 @@ def weight_record(
     return TensorQuantization(
         name=name,
         layer=layer_of(name),
-        kind=role_of(name.removesuffix(".weight")) if kind is None else kind,
+        kind=role_of(name),
         shape=weight.shape,
         method=method,
         format=weight.base.scheme.format_name,

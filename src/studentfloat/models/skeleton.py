@@ -17,14 +17,13 @@ from studentfloat.models.quiet import quiet_transformers
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor
 from studentfloat.models.walk import WeightKind, walk_weights
-from studentfloat.quantize.stored import Orientation
+from studentfloat.quantize.orientation import Orientation
 
 __all__ = [
     "MappedModel",
     "Piece",
     "check_complete",
     "map_checkpoint",
-    "orientation_of",
     "pieces_of_checkpoint",
     "share_as_stored",
     "share_tied_parameters",
@@ -87,18 +86,11 @@ class Piece:
     @property
     def orientation(self) -> Orientation:
         """How it becomes a matrix whose last axis is summed up."""
-        return Orientation.PLAIN if self.kind is None else orientation_of(self.kind)
+        return Orientation.PLAIN if self.kind is None else self.kind.orientation
 
     def read(self) -> Tensor:
         """Its numbers, in the checkpoint's type."""
         return read_raw(self.parts[0]) if self.source is None else self.source.read()
-
-
-def orientation_of(kind: WeightKind) -> Orientation:
-    """How a weight of a kind becomes a matrix whose last axis is summed up."""
-    if kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-        return Orientation.TRANSPOSED
-    return Orientation.FLATTENED if kind is WeightKind.CONVOLUTION else Orientation.PLAIN
 
 
 def skeleton(source: ModelSource, *, buffers: bool = False) -> nn.Module:

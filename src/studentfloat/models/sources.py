@@ -16,8 +16,8 @@ from studentfloat.errors import (
     PickledWeightsError,
 )
 from studentfloat.models.cache import build_once, cache_directory, sha256_of, sha256_of_files
-from studentfloat.models.companions import companion_files, decides_outputs
 from studentfloat.models.safetensors_header import read_header
+from studentfloat.models.side_files import decides_outputs, side_files
 from studentfloat.models.stream import list_tensors, model_files
 from studentfloat.untrusted import read_json, table
 
@@ -106,7 +106,7 @@ class ModelSource:
     def settings_sha256(self) -> str:
         """Hash of configuration, tokenizer and the like: what else an output depends on."""
         total = hashlib.sha256()
-        for file in companion_files(self.directory, code=True):
+        for file in side_files(self.directory, code=True):
             if decides_outputs(file):
                 total.update(f"{file.as_posix()} {sha256_of(self.directory / file)}\n".encode())
         return total.hexdigest()

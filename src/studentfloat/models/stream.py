@@ -19,18 +19,17 @@ import numpy.typing as npt
 
 from studentfloat.errors import ModelError
 from studentfloat.models.cache import sha256_of
+from studentfloat.models.roles import layer_of, role_of
 from studentfloat.models.safetensors_header import read_header
 from studentfloat.untrusted import read_json, shown, table, typed
 
 __all__ = [
     "StoredTensor",
     "fingerprint",
-    "layer_of",
     "list_sound_tensors",
     "list_tensors",
     "model_files",
     "natural_order",
-    "role_of",
     "spellings",
 ]
 
@@ -38,7 +37,6 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 _LARGEST_HEADER = 100 << 20
 _KERNEL_AXES = 4
-_COMMON_NOUNS = {"dense", "linear", "proj", "projection", "conv", "convolution", "fc", "out"}
 _FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|classifier|score|cls|fc)\.")
 _EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|relative_attention_bias)\.|_token$|_tokens$")
@@ -78,7 +76,7 @@ class StoredTensor:
     @property
     def role(self) -> str:
         """What it is within its block: ``q_proj``, ``intermediate.dense``."""
-        return role_of(self.name.removesuffix(".weight"))
+        return role_of(self.name)
 
     @property
     def is_embedding_or_head(self) -> bool:
@@ -129,19 +127,6 @@ class StoredTensor:
             return wide.view(np.float32).reshape(self.shape)
         kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[self.dtype]
         return raw.view(kind).reshape(self.shape)
-
-
-def layer_of(module: str) -> int | None:
-    """The first number in a dotted name."""
-    match = re.search(r"\.(\d+)\.", f".{module}.")
-    return int(match.group(1)) if match else None
-
-
-def role_of(module: str) -> str:
-    """A module's own name; where that is a common noun, its place in the block with it."""
-    block = re.split(r"(?:^|\.)\d+\.", f"{module}.", maxsplit=1)[-1]
-    parts = [part for part in block.split(".") if part and not part.isdigit()] or [module]
-    return ".".join(parts) if parts[-1] in _COMMON_NOUNS else parts[-1]
 
 
 def list_tensors(shards: list[Path]) -> tuple[list[StoredTensor], dict[str, str]]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from studentfloat.errors import ConfigError, FailureError, ModelError, printable
-from studentfloat.models.companions import companion_files, copy_file
 from studentfloat.models.conversions import ParameterSource, find_sources
 from studentfloat.models.pack_writer import WORK, is_free, save_shard
 from studentfloat.models.packed_files import (
@@ -25,6 +24,7 @@ from studentfloat.models.packed_files import (
     sha256_of,
     sha256_of_settings,
 )
+from studentfloat.models.side_files import copy_file, side_files
 from studentfloat.models.skeleton import map_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, list_tensors
@@ -151,9 +151,9 @@ def dequantize_checkpoint(
         save_shard(tensors, file)
     size = sum((out / file).stat().st_size for file in set(names.values()))
     write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
-    for companion in companion_files(directory, code=True):
-        if companion != Path("config.json"):
-            copy_file(directory / companion, out / companion)
+    for beside in side_files(directory, code=True):
+        if beside != Path("config.json"):
+            copy_file(directory / beside, out / beside)
     config = {key: value for key, value in checkpoint.config.items() if key != CONFIG_KEY}
     if dtype is not None:
         config.pop("torch_dtype", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
+from studentfloat.models.roles import layer_of, role_of
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.records import SkippedTensor
 
 __all__ = ["WeightKind", "WeightSite", "walk_weights"]
@@ -30,6 +31,18 @@ class WeightKind(Enum):
     CONVOLUTION = "convolution"
     EMBEDDING = "embedding"
     HEAD = "head"
+
+    @property
+    def orientation(self) -> Orientation:
+        """How such a weight becomes a matrix."""
+        if self in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
+            return Orientation.TRANSPOSED
+        return Orientation.FLATTENED if self is WeightKind.CONVOLUTION else Orientation.PLAIN
+
+    @property
+    def multiplies_inputs(self) -> bool:
+        """Whether the matrix meets the layer's inputs as they are, so that they can be changed."""
+        return self not in (WeightKind.EMBEDDING, WeightKind.CONVOLUTION)
 
 
 @dataclass(frozen=True)
@@ -56,35 +69,28 @@ class WeightSite:
     @property
     def layer(self) -> int | None:
         """Index of the block that it is in: the first number in its name."""
-        match = re.search(r"\.(\d+)\.", f".{self.name}")
-        return int(match.group(1)) if match else None
+        return layer_of(self.name)
 
     @property
     def role(self) -> str:
-        """What it is within its block: the module's own name (``q_proj``)."""
-        parts = [part for part in self.name.split(".") if not part.isdigit()]
-        return parts[-2] if len(parts) > 1 and parts[-1] == "weight" else parts[-1]
+        """What it is within its block (``q_proj``), as the profile of a checkpoint calls it."""
+        return role_of(self.name)
 
     def matrix(self, values: Tensor) -> Tensor:
         """See values of the parameter's shape with the summed-up axis last.
 
         Of shape ``(..., in_features)``: a convolution's kernel is one row per output channel.
         """
-        if self.kind is WeightKind.CONVOLUTION:
-            return values.flatten(1)
-        if self.kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-            return values.transpose(-1, -2)
-        return values
+        matrix: Tensor = self.kind.orientation.to_matrix(values)
+        return matrix
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the weight by `change` of its :meth:`matrix`, in place, so ties hold."""
         with torch.no_grad():
             values = self.parameter.data
             changed = change(self.matrix(values))
-            if self.kind in (WeightKind.TRANSPOSED_LINEAR, WeightKind.TRANSPOSED_EXPERTS):
-                changed = changed.transpose(-1, -2)
             # Not into the matrix: of a tensor with strides of its own that is a copy.
-            values.copy_(changed.reshape(values.shape))
+            values.copy_(self.kind.orientation.from_matrix(changed, tuple(values.shape)))
 
 
 def walk_weights(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from studentfloat.errors import DataError
-from studentfloat.models.stream import layer_of, role_of
+from studentfloat.models.roles import layer_of, role_of
 from studentfloat.records import LawFits, ProfileSummary, TensorProfile
 from studentfloat.statistics import (
     Sketch,

@@ -7,10 +7,6 @@ import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from studentfloat.errors import (
     DataError,
@@ -18,6 +14,7 @@ from studentfloat.errors import (
     ModelError,
     PickledWeightsError,
 )
+from studentfloat.models.roles import orientation_of
 from studentfloat.models.sources import ModelSource, Trust, find_model
 from studentfloat.models.stream import (
     StoredTensor,
@@ -45,7 +42,6 @@ __all__ = ["profile_model"]
 
 _NO_TRUST = Trust()
 _AS_USUAL = ProfileSettings()
-_GPT2_TRANSPOSED = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
 def profile_model(
@@ -160,14 +156,14 @@ def _weights(
             skipped.append(SkippedTensor(tensor.name, tensor.shape, reason))
     index, of = settings.shard
     wanted = wanted[index - 1 :: of]
-    transposed = _has_transposed_layers(source)
+    model_type = _model_type(source)
     profiles = []
     for step, tensor in enumerate(wanted):
         # By count, not by bytes: the fits take as long as the reading.
         progress(step / len(wanted) * (0.3 if settings.activations else 1.0), "weights")
         profile = journal.done.get(tensor.name)
         if profile is None:
-            profile = _weight(tensor, settings, transposed)
+            profile = _weight(tensor, settings, model_type)
             journal.add(profile)
         profiles.append(profile)
     return profiles, skipped
@@ -185,14 +181,16 @@ def _missing_shards(source: ModelSource, seen: set[str]) -> list[str]:
     return [f"the shard {name} is missing" for name in sorted(wanted - seen)]
 
 
-def _has_transposed_layers(source: ModelSource) -> bool:
+def _model_type(source: ModelSource) -> str | None:
     try:
-        return source.config.get("model_type") == "gpt2"
+        return source.config.get("model_type")
     except FailureError:
-        return False
+        return None
 
 
-def _weight(tensor: StoredTensor, settings: ProfileSettings, transposed: bool) -> TensorProfile:
+def _weight(
+    tensor: StoredTensor, settings: ProfileSettings, model_type: str | None
+) -> TensorProfile:
     values = None
     blocks = channels = None
     try:
@@ -202,7 +200,9 @@ def _weight(tensor: StoredTensor, settings: ProfileSettings, transposed: bool) -
     except (ModelError, DataError) as error:
         sketch, problem = Sketch(), str(error)
     if values is not None:
-        matrix = _matrix(values, transposed and tensor.role in _GPT2_TRANSPOSED)
+        orientation = orientation_of(tensor.name, values.ndim, model_type)
+        matrix = orientation.to_matrix(values)
+        matrix = matrix.reshape(-1, matrix.shape[-1])
         if settings.block_size is not None:
             blocks = laws_or_none(sketch_blocks(matrix, settings.block_size))
         if settings.channels:
@@ -220,15 +220,4 @@ def _weight(tensor: StoredTensor, settings: ProfileSettings, transposed: bool) -
         blocks=blocks,
         channels=channels,
         problem=problem,
-    )
-
-
-def _matrix(values: npt.NDArray[np.floating[Any]], transposed: bool) -> npt.NDArray[Any]:
-    """See a weight as rows along which a layer sums: a convolution's kernel is one row."""
-    if transposed:
-        return values.T
-    return (
-        values.reshape(values.shape[0], -1)
-        if values.ndim > 3
-        else values.reshape(-1, values.shape[-1])
     )

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, without_inputs
-from studentfloat.quantize.parts import InputScale
+from studentfloat.quantize.parts import InputTransform
 from studentfloat.quantize.parts.registry import in_order
 from studentfloat.quantize.rounding.nearest import check_tensor
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.state import SharedInput, WeightState
-from studentfloat.quantize.transforms import ChannelScale, InputTransform
 from studentfloat.quantize.weight import QuantizedWeight
 
 __all__ = ["MethodResult", "quantize_weight"]
@@ -74,8 +73,8 @@ def quantize_weight(
     if transforms is None:
         transforms = tuple(_transforms(method, SharedInput((weight,), inputs, scheme)))
     for transform in transforms:
-        weight = transform.on_weight(weight)
-        inputs = None if inputs is None else transform.on_statistics(inputs)
+        weight = transform.absorb(weight)
+        inputs = None if inputs is None else transform.statistics(inputs)
     notes += _idle_experts(inputs)
     state = WeightState(
         name,
@@ -102,12 +101,8 @@ def _transforms(method: Method, shared: SharedInput) -> Iterator[InputTransform]
 
 def _put_together(state: WeightState) -> QuantizedWeight:
     assert state.base is not None
-    scale = None
-    for transform in state.transforms:
-        assert isinstance(transform, ChannelScale)
-        scale = transform.scale if scale is None else scale * transform.scale
-    scales = () if scale is None else (InputScale(scale),)
-    return QuantizedWeight(state.base, in_order((*state.parts, *scales)))
+    # Inputs meet the last part first.
+    return QuantizedWeight(state.base, (*in_order(state.parts), *reversed(state.transforms)))
 
 
 def _idle_experts(inputs: InputStatistics | None) -> list[str]:

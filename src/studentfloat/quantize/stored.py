@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from studentfloat.quantize.fields import (
     read_table,
     read_whole,
 )
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.parts.codes import CodesSpec
 from studentfloat.quantize.parts.part import (
     CodesPartSpec,
@@ -41,38 +41,10 @@ from studentfloat.quantize.scheme_json import LayoutTables
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.quantize.weight import QuantizedWeight
 
-__all__ = ["Orientation", "StoredWeight"]
+__all__ = ["StoredWeight"]
 
 _MOST_AXES = 5
 _MOST_PARTS = 32
-
-
-class Orientation(Enum):
-    """How a weight as the model has it becomes a matrix whose last axis is summed up."""
-
-    PLAIN = "plain"
-    TRANSPOSED = "transposed"
-    FLATTENED = "flattened"
-
-    def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the matrix for a weight of `shape`."""
-        if self is Orientation.TRANSPOSED:
-            return (*shape[:-2], shape[-1], shape[-2])
-        if self is Orientation.FLATTENED:
-            return (shape[0], math.prod(shape[1:]))
-        return shape
-
-    def to_matrix(self, weight: Tensor) -> Tensor:
-        """The weight with the summed-up axis last."""
-        if self is Orientation.TRANSPOSED:
-            return weight.transpose(-1, -2)
-        return weight.flatten(1) if self is Orientation.FLATTENED else weight
-
-    def from_matrix(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The way back."""
-        if self is Orientation.TRANSPOSED:
-            return matrix.transpose(-1, -2).contiguous()
-        return matrix.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from studentfloat.errors import SchemeError
 from studentfloat.models import PackedCheckpoint, find_model, quantize_checkpoint
 from studentfloat.models.exchange import export_model
 from studentfloat.quantize import ROW, QuantizedWeight, Scheme, quantize
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.orientation import Orientation
+from studentfloat.quantize.stored import StoredWeight
 from tests import tiny
 
 onnx = pytest.importorskip("onnx")

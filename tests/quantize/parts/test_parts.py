@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from studentfloat.errors import ModelError, SchemeError
+from studentfloat.kernels.hadamard import Rotation
 from studentfloat.models.exchange.blocks import refuse_extras
 from studentfloat.quantize import (
     InputScale,
@@ -21,6 +22,7 @@ from studentfloat.quantize import (
     quantize,
 )
 from studentfloat.quantize.packed_weight import pack_weight
+from studentfloat.quantize.parts import InputRotation
 from studentfloat.quantize.parts.part import PartOfWeightSpec
 from studentfloat.quantize.parts.registry import PARTS, in_order
 from studentfloat.quantize.scheme_json import LayoutTables
@@ -61,6 +63,8 @@ MADE = {
         quantize(offsets(*s).reshape(1, -1), Scheme("int6", block_size=8)), 16
     ),
     "input scale": lambda *s: InputScale(numbers(s[-1]).abs() + 0.5),
+    "rotation": lambda *s: InputRotation(Rotation(s[-1], s[-1], seed=3)),
+    "rotation of blocks": lambda *s: InputRotation(Rotation(s[-1], s[-1] & -s[-1])),
 }
 
 

@@ -9,6 +9,7 @@ namespace studentfloat {
 #include "scalars.inl"
 #include "prepare.inl"
 #include "read.inl"
+#include "hadamard.inl"
 
 namespace {
 
@@ -595,6 +596,7 @@ const InstructionSet kAvx2 = {
     decode,
     to_bfloat16,
     read_bytes,
+    rotate_rows,
     encode_paths_avx2,
     nearest_avx2,
     8,

@@ -9,6 +9,7 @@ namespace studentfloat {
 #include "scalars.inl"
 #include "prepare.inl"
 #include "read.inl"
+#include "hadamard.inl"
 
 namespace {
 
@@ -549,6 +550,7 @@ const InstructionSet kAvx512 = {
     decode,
     to_bfloat16,
     read_bytes,
+    rotate_rows,
     encode_paths_avx512,
     nearest_avx512,
     16,

@@ -110,6 +110,20 @@ constexpr int kNotFinite = 1;
 using EncodeFunction = int (*)(const Encoder&, const Rows&, int64_t first, int64_t last);
 using DecodeFunction = void (*)(const PackedRows&, int64_t first, int64_t last);
 
+// An orthogonal matrix that rows of `width` numbers are multiplied by, run by run of `block`: a
+// dense factor of `order` for the Hadamard matrix of the power of two that is left. Either of
+// the signs may be absent.
+struct Rotation {
+  int64_t width, block, order;
+  const float* factor;                // order x order: what a column is multiplied by
+  const float* signs_before;
+  const float* signs_after;
+  float scale;
+};
+// Rotates rows [first, last) in place; `space` holds `block` numbers.
+using RotateFunction = void (*)(const Rotation&, float* x, int64_t first, int64_t last,
+                                float* space);
+
 struct InstructionSet {
   const char* name;
   Multiply float32, bfloat16, int8;
@@ -119,6 +133,7 @@ struct InstructionSet {
   void (*to_bfloat16)(const float* numbers, int64_t count, uint16_t* out);
   // Reads memory and nothing else: the bound of a product with a vector.
   uint64_t (*read)(const void* bytes, int64_t count);
+  RotateFunction rotate;
   EncodePaths encode_paths;
   NearestPoints nearest_points;
   int nearest_width;

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <new>
@@ -101,6 +102,24 @@ NB_MODULE(_native, module) {
         const InstructionSet& set = active_set();
         parallel_for(rows, threads,
                      [&](int64_t first, int64_t last) { set.decode(job, first, last); });
+      },
+      release());
+  module.def(
+      "rotate",
+      [](uintptr_t x, int64_t rows, int64_t width, int64_t block, int64_t order, uintptr_t factor,
+         uintptr_t signs, bool inverse, int threads) {
+        Rotation rotation{width,
+                          block,
+                          order,
+                          at<const float>(factor),
+                          inverse ? nullptr : at<const float>(signs),
+                          inverse ? at<const float>(signs) : nullptr,
+                          static_cast<float>(1 / std::sqrt(static_cast<double>(block)))};
+        const InstructionSet& set = active_set();
+        parallel_for(rows, threads, [&](int64_t first, int64_t last) {
+          std::vector<float> space(order > 1 ? block : 0);
+          set.rotate(rotation, at<float>(x), first, last, space.data());
+        });
       },
       release());
   module.def(

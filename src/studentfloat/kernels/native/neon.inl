@@ -10,6 +10,7 @@ namespace studentfloat {
 #include "scalars.inl"
 #include "prepare.inl"
 #include "read.inl"
+#include "hadamard.inl"
 #include "generic.inl"
 #include "codec.inl"
 
@@ -278,6 +279,7 @@ constexpr InstructionSet with_name(const char* name) {
       decode,
       to_bfloat16,
       read_bytes,
+      rotate_rows,
       encode_paths_plain,  // vectors of 16 bytes: NEON's own
       nearest_plain,
       4,

@@ -7,6 +7,7 @@ namespace studentfloat {
 #include "scalars.inl"
 #include "prepare.inl"
 #include "read.inl"
+#include "hadamard.inl"
 #include "generic.inl"
 #include "codec.inl"
 
@@ -110,7 +111,7 @@ void multiply(const Matrix& m, const Activations& x, float* out, int64_t stride,
 const InstructionSet kPlain = {
     "plain",         multiply<Float32>, multiply<Bfloat16>, multiply<Int8>, prepare_float32,
     prepare_bfloat16, prepare_int8,     encode,             decode,         to_bfloat16,
-    read_bytes,      encode_paths_plain, nearest_plain,     4,
+    read_bytes,      rotate_rows,       encode_paths_plain, nearest_plain,    4,
 };
 
 }  // namespace studentfloat

@@ -28,8 +28,9 @@ from studentfloat.models.skeleton import Piece, pieces_of_checkpoint
 from studentfloat.models.sources import ModelSource
 from studentfloat.models.stream import StoredTensor, fingerprint, list_sound_tensors
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.scheme import Scheme
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.weight import QuantizedWeight
 from studentfloat.records import PackedModel, SkippedTensor
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from studentfloat.errors import SchemeError
 from studentfloat.formats import Format, get_format
-from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import code_table, codes_of, exponents_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
 from studentfloat.models.pack_writer import save_shard
 from studentfloat.models.packed_files import CONFIG_KEY, INDEX, PackedCheckpoint, read_raw
+from studentfloat.models.side_files import copy_side_files
 from studentfloat.models.skeleton import skeleton
 from studentfloat.models.sources import ModelSource
 from studentfloat.progress import Progress, silent
@@ -89,7 +89,7 @@ def export_compressed_tensors(
     linear = _linear_layers(checkpoint)
     kind = _kind(checkpoint)
     with whole_directory(out) as work:
-        copy_companions(checkpoint.directory, work)
+        copy_side_files(checkpoint.directory, work)
         weight_map = _write_shards(checkpoint, kind, work, progress)
         size = sum(file.stat().st_size for file in work.glob("*.safetensors"))
         write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})

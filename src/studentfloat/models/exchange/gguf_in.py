@@ -83,7 +83,7 @@ def import_gguf(path: Path, directory: Path, progress: Progress = silent) -> Pac
     """
     reader = _open(path)
     with tempfile.TemporaryDirectory() as place:
-        source = _companions(path, Path(place), reader)
+        source = _with_side_files(path, Path(place), reader)
         architecture = architecture_of(source.config.get("model_type"), path.name)
         tensors = _tensors(reader, source, architecture)
         _check_types(tensors, path)
@@ -110,7 +110,7 @@ def _open(path: Path) -> Any:
     return reader
 
 
-def _companions(path: Path, place: Path, reader: Any) -> ModelSource:
+def _with_side_files(path: Path, place: Path, reader: Any) -> ModelSource:
     """Configuration and tokenizer as transformers reads them from the file."""
     from transformers import AutoConfig, AutoTokenizer
 

@@ -23,8 +23,8 @@ from studentfloat.models.exchange.gguf_names import Architecture, architecture_o
 from studentfloat.models.exchange.gguf_tokenizer import tokenizer_metadata
 from studentfloat.models.packed_files import PackedCheckpoint, read_raw
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.parts import Offsets
-from studentfloat.quantize.stored import Orientation
 from studentfloat.records.temporary import temporary_beside
 
 __all__ = ["export_gguf"]

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
-from studentfloat.models.companions import copy_companions
 from studentfloat.models.exchange.blocks import codes_of, refuse_extras
 from studentfloat.models.exchange.places import whole_directory
 from studentfloat.models.packed_files import PackedCheckpoint
 from studentfloat.models.quiet import quiet_logger, quiet_transformers
+from studentfloat.models.side_files import copy_side_files
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.orientation import Orientation
 from studentfloat.quantize.packing import pack_codes
-from studentfloat.quantize.stored import Orientation, StoredWeight
+from studentfloat.quantize.stored import StoredWeight
 from studentfloat.quantize.tensor import QuantizedTensor
 from studentfloat.records import write_json
 
@@ -81,7 +82,7 @@ def export_onnx(checkpoint: PackedCheckpoint, out: Path, progress: Progress = si
     _replace_weights(graph.graph, model, checkpoint, progress)
     graph.metadata_props.add(key="studentfloat.weights", value=_description(checkpoint))
     with whole_directory(out) as work:
-        copy_companions(checkpoint.directory, work)
+        copy_side_files(checkpoint.directory, work)
         # What is written is no packed checkpoint: transformers must not take it for one.
         config = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
         write_json(work / "config.json", config)

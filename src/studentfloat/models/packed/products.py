@@ -109,7 +109,7 @@ def _set_data(weight: Any, new: Any) -> Any:
         )
     with torch._C.DisableTorchFunctionSubclass():
         torch.Tensor.data.__set__(weight, new)  # type: ignore[attr-defined]
-    for field in ("handle", "turned", "member", "_packing"):
+    for field in ("handle", "turned", "member", "axes", "_packing"):
         setattr(weight, field, getattr(new, field))
     return None
 

@@ -38,11 +38,14 @@ class PackedTensor(torch.Tensor):
         Which expert's matrix it is; None for all of the weight.
     turned
         Whether a row of it is a column of the matrix that was quantized.
+    axes
+        How many it has.
     """
 
     handle: Tensor
     member: int | None
     turned: bool
+    axes: int
     _packing: Packing | None
 
     def __new__(cls, data: PackedTensor, requires_grad: bool = False) -> PackedTensor:
@@ -108,11 +111,15 @@ class PackedTensor(torch.Tensor):
 
     def is_matrix(self) -> bool:
         """Whether products with it are products with one quantized matrix."""
-        return self.dim() == 2
+        return self.axes == 2
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
         """For compilers: the inner tensor, and what else makes the tensor."""
         return ["handle"], (self.dtype, self.device, self.turned, self.member)
+
+    def _stable_hash_for_caching(self) -> str:
+        """For torch's cache of compiled graphs, which hold no weight."""
+        return repr((tuple(self.shape), self.dtype, self.turned, self.member))
 
     @staticmethod
     def __tensor_unflatten__(inner: Mapping[str, Tensor], rest: Any, size: Any, _: Any) -> Tensor:
@@ -189,6 +196,8 @@ def make(
         PackedTensor, shape, dtype=dtype, device=device, requires_grad=False
     )
     made.handle, made.turned, made.member, made._packing = handle, turned, member, packing
+    # Asking the tensor would go through torch's dispatch, at every product.
+    made.axes = len(shape)
     return cast(PackedTensor, made)
 
 

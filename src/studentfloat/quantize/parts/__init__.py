@@ -20,9 +20,11 @@ from studentfloat.quantize.parts.part import (
     PartSpec,
     TensorSpec,
 )
+from studentfloat.quantize.parts.rotation import InputRotation
 
 __all__ = [
     "Correction",
+    "InputRotation",
     "InputScale",
     "InputTransform",
     "LowRank",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from studentfloat.errors import ModelError, SchemeError
 from studentfloat.quantize.fields import read_table
+from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.parts.part import (
     InputTransform,
     InputTransformSpec,
@@ -94,3 +95,9 @@ class InputScale(InputTransform):
 
     def undo(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype)
+
+    def absorb(self, weight: Tensor) -> Tensor:
+        return weight * self.scale.to(weight.dtype)
+
+    def statistics(self, inputs: InputStatistics) -> InputStatistics:
+        return inputs.scaled(self.scale)

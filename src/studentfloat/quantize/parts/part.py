@@ -13,6 +13,7 @@ from torch import Tensor
 
 from studentfloat.errors import ModelError
 from studentfloat.kernels.corrections import MatrixCorrection
+from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.scheme import ROW, TENSOR, Scheme
 
 if TYPE_CHECKING:
@@ -272,3 +273,11 @@ class InputTransform(Part):
     @abstractmethod
     def undo(self, x: Tensor) -> Tensor:
         """The way back."""
+
+    @abstractmethod
+    def absorb(self, weight: Tensor) -> Tensor:
+        """The matrix that transformed inputs are multiplied by: :meth:`apply` backwards."""
+
+    @abstractmethod
+    def statistics(self, inputs: InputStatistics) -> InputStatistics:
+        """What is known of transformed inputs."""

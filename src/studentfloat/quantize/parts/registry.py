@@ -10,6 +10,7 @@ from studentfloat.quantize.parts.low_rank import LowRankSpec
 from studentfloat.quantize.parts.offsets import OffsetsSpec
 from studentfloat.quantize.parts.outliers import OutliersSpec
 from studentfloat.quantize.parts.part import CodesPartSpec, Part, PartSpec
+from studentfloat.quantize.parts.rotation import InputRotationSpec
 from studentfloat.quantize.parts.row_tables import RowTablesSpec
 from studentfloat.quantize.parts.selectors import SelectorsSpec
 from studentfloat.quantize.tensor import QuantizedTensor
@@ -25,6 +26,7 @@ _CLASSES: tuple[type[PartSpec], ...] = (
     LowRankSpec,
     OutliersSpec,
     InputScaleSpec,
+    InputRotationSpec,
 )
 
 PARTS: dict[str, type[PartSpec]] = {part.kind: part for part in _CLASSES}

@@ -19,6 +19,7 @@ from studentfloat.quantize.steps.low_rank import CorrectLowRank
 from studentfloat.quantize.steps.nearest import Nearest
 from studentfloat.quantize.steps.outliers import KeepOutliers
 from studentfloat.quantize.steps.registry import STEPS, register_step
+from studentfloat.quantize.steps.rotate import Rotate
 from studentfloat.quantize.steps.scale_search import ScaleSearch
 from studentfloat.quantize.steps.smooth import Smooth
 from studentfloat.quantize.steps.step import Stage, Step, TransformStep
@@ -32,6 +33,7 @@ __all__ = [
     "Lloyd",
     "LloydRow",
     "Nearest",
+    "Rotate",
     "ScaleSearch",
     "Smooth",
     "Stage",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from studentfloat.quantize.steps.step import TransformStep, no_value
 
 if TYPE_CHECKING:
+    from studentfloat.quantize.parts import InputTransform
     from studentfloat.quantize.steps.state import SharedInput, WeightState
-    from studentfloat.quantize.transforms import InputTransform
 
 __all__ = ["Awq"]
 
@@ -34,12 +34,12 @@ class Awq(TransformStep):
 
     def find(self, shared: SharedInput) -> InputTransform | None:
         """AWQ's scale."""
+        from studentfloat.quantize.parts import InputScale
         from studentfloat.quantize.smoothing import awq_scale
-        from studentfloat.quantize.transforms import ChannelScale
 
         assert shared.inputs is not None
         scale = awq_scale(shared.weights, shared.scheme, shared.inputs)
-        return None if bool((scale == 1).all()) else ChannelScale(scale)
+        return None if bool((scale == 1).all()) else InputScale(scale)
 
     def apply(self, state: WeightState) -> WeightState:
         """The weight with its blocks clipped; not beside GPTQ, which makes up for errors itself."""

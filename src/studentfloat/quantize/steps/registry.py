@@ -8,6 +8,7 @@ from studentfloat.quantize.steps.lloyd import Lloyd, LloydRow
 from studentfloat.quantize.steps.low_rank import CorrectLowRank
 from studentfloat.quantize.steps.nearest import Nearest
 from studentfloat.quantize.steps.outliers import KeepOutliers
+from studentfloat.quantize.steps.rotate import Rotate
 from studentfloat.quantize.steps.scale_search import ScaleSearch
 from studentfloat.quantize.steps.smooth import Smooth
 from studentfloat.quantize.steps.step import Step
@@ -38,6 +39,6 @@ def position(step: Step) -> tuple[int, int]:
     return step.stage, classes.index(type(step))
 
 
-for _step in (Nearest, Gptq, Awq, Smooth, Lloyd, LloydRow, KeepOutliers, CorrectLowRank):
+for _step in (Nearest, Gptq, Awq, Smooth, Rotate, Lloyd, LloydRow, KeepOutliers, CorrectLowRank):
     register_step(_step)
 register_step(ScaleSearch)

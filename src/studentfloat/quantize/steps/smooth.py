@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from studentfloat.quantize.steps.step import TransformStep, number
 
 if TYPE_CHECKING:
+    from studentfloat.quantize.parts import InputTransform
     from studentfloat.quantize.steps.state import SharedInput
-    from studentfloat.quantize.transforms import InputTransform
 
 __all__ = ["Smooth"]
 
@@ -41,9 +41,9 @@ class Smooth(TransformStep):
 
     def find(self, shared: SharedInput) -> InputTransform | None:
         """SmoothQuant's scale."""
+        from studentfloat.quantize.parts import InputScale
         from studentfloat.quantize.smoothing import smoothquant_scale
-        from studentfloat.quantize.transforms import ChannelScale
 
         assert shared.inputs is not None
         scale = smoothquant_scale(shared.weights, shared.inputs, self.alpha)
-        return None if bool((scale == 1).all()) else ChannelScale(scale)
+        return None if bool((scale == 1).all()) else InputScale(scale)

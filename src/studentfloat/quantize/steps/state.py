@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from studentfloat.quantize.inputs import InputStatistics
-from studentfloat.quantize.parts import Part
+from studentfloat.quantize.parts import InputTransform, Part
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.step import Step
 from studentfloat.quantize.tensor import QuantizedTensor
-from studentfloat.quantize.transforms import InputTransform
 
 __all__ = ["SharedInput", "WeightState"]
 
@@ -40,8 +39,8 @@ class SharedInput:
         """The same after a transform."""
         return replace(
             self,
-            weights=tuple(transform.on_weight(weight) for weight in self.weights),
-            inputs=None if self.inputs is None else transform.on_statistics(self.inputs),
+            weights=tuple(transform.absorb(weight) for weight in self.weights),
+            inputs=None if self.inputs is None else transform.statistics(self.inputs),
         )
 
 

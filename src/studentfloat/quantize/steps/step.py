@@ -8,9 +8,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 if TYPE_CHECKING:
+    from studentfloat.quantize.parts import InputTransform
     from studentfloat.quantize.scheme import Scheme
     from studentfloat.quantize.steps.state import SharedInput, WeightState
-    from studentfloat.quantize.transforms import InputTransform
 
 __all__ = ["Stage", "Step", "TransformStep", "no_value", "number"]
 
@@ -115,6 +115,22 @@ class TransformStep(Step):
     @abstractmethod
     def find(self, shared: SharedInput) -> InputTransform | None:
         """The transform of an input; None where none is better than any."""
+
+    def note(self, found: InputTransform | None, folded: str | None = None) -> str:
+        """What a reader of the result must know of a transform.
+
+        Parameters
+        ----------
+        found
+            From :meth:`find`.
+        folded
+            The module that the transform was folded into; None where the layer applies it.
+        """
+        if found is None:
+            return "no input scale was better than none"
+        return (
+            "input scale kept explicit" if folded is None else f"input scale folded into {folded}"
+        )
 
     def apply(self, state: WeightState) -> WeightState:
         """Nothing: the state's weight and inputs are transformed already."""

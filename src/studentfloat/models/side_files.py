@@ -11,7 +11,7 @@ from studentfloat.errors import FailureError
 from studentfloat.records import read_json
 from studentfloat.records.temporary import temporary_beside
 
-__all__ = ["companion_files", "copy_companions", "copy_file", "decides_outputs"]
+__all__ = ["copy_file", "copy_side_files", "decides_outputs", "side_files"]
 
 # Weights in any framework's format, and what can run code when it is read.
 _WEIGHTS = {
@@ -25,7 +25,7 @@ _NOTICES = ("license", "notice", "use_policy", "copying")
 _LARGEST = 256 << 20
 
 
-def companion_files(directory: Path, *, code: bool = False) -> list[Path]:
+def side_files(directory: Path, *, code: bool = False) -> list[Path]:
     """List what belongs to a model beside its weights, relative to its directory.
 
     Everything does that is neither a weight file, nor an index of those, nor hidden, nor
@@ -82,7 +82,7 @@ def decides_outputs(file: Path) -> bool:
     return file.suffix.lower() not in _DOCUMENTS and not file.name.lower().startswith(_NOTICES)
 
 
-def copy_companions(directory: Path, target: Path, *, code: bool = False) -> None:
+def copy_side_files(directory: Path, target: Path, *, code: bool = False) -> None:
     """Copy what belongs to a model beside its weights; Python files only where asked for.
 
     Raises
@@ -90,7 +90,7 @@ def copy_companions(directory: Path, target: Path, *, code: bool = False) -> Non
     FailureError
         If the target cannot be written.
     """
-    for file in companion_files(directory, code=code):
+    for file in side_files(directory, code=code):
         copy_file(directory / file, target / file)
 
 
