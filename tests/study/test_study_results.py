@@ -276,7 +276,8 @@ def test_a_study_that_grows_does_only_what_is_new(place, tmp_path) -> None:
 def test_a_model_whose_files_changed_meanwhile_fails_its_cells(place, tmp_path) -> None:
     shutil.copytree(place / "llama", tmp_path / "llama")
     options = parse_study(
-        "models = ['llama']\nformats = ['nf4']\n[quality]\ntexts = ['pydoc']\nwindows = 2\nwindow_length = 24",
+        "models = ['llama']\nformats = ['nf4']\n"
+        "[quality]\ntexts = ['pydoc']\nwindows = 2\nwindow_length = 24",
         base=tmp_path,
     )
     begin_study(options, tmp_path / "out")
