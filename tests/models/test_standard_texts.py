@@ -16,6 +16,7 @@ from studentfloat.models.text import (
     load_calibration_text,
     load_text,
     load_texts,
+    window_start,
 )
 
 
@@ -23,6 +24,9 @@ class Tokenizer:
     """A token a letter; 1 at the beginning where it `adds` that."""
 
     bos_token_id = 1
+
+    def convert_ids_to_tokens(self, index: int) -> str:
+        return "<s>" if index == 1 else chr(index)
 
     def __init__(self, adds: bool) -> None:
         self.adds = adds
@@ -86,6 +90,7 @@ def test_windows_begin_as_the_tokenizer_does(adds) -> None:
     assert windows.shape == (2, 8)
     assert [row[0] == 1 for row in windows.tolist()] == [adds, adds]
     assert 1 not in windows[:, 1:]
+    assert window_start(model(adds=adds)) == ("<s>" if adds else None)
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.formats import get_format
 from studentfloat.quantize import GPTQOptions, Scheme, fake_quantize, gptq, quantize
-from studentfloat.quantize.options import GPTQ_ORDERS
+from studentfloat.quantize.gptq_options import GPTQ_ORDERS
 
 WIDTH, ROWS = 40, 12
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from studentfloat.errors import ConfigError
 from studentfloat.models.load import LoadedModel, ModelKind
-from studentfloat.models.text import load_calibration_text
+from studentfloat.models.text import load_calibration_text, window_start
 
 __all__ = ["Calibration", "CalibrationWindows"]
 
@@ -66,7 +66,9 @@ class Calibration:
             )
         text = load_calibration_text(self.text)
         tokens = text.cut(model, count=self.windows, length=self.window_length, seed=self.seed)
-        return CalibrationWindows(tokens, text.source)
+        start = window_start(model)
+        begins = "" if start is None else f"; windows begin with {start}"
+        return CalibrationWindows(tokens, text.source + begins)
 
 
 @dataclass(frozen=True, eq=False)

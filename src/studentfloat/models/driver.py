@@ -22,9 +22,9 @@ from studentfloat.models.residency import BlockResidency, everything_resident
 from studentfloat.models.sources import find_model
 from studentfloat.models.walk import WeightSite, walk_weights
 from studentfloat.progress import Progress, silent
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.inputs import InputStatistics
 from studentfloat.quantize.method import Method, parse_method
-from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.parts import InputScale, InputTransform
 from studentfloat.quantize.pipeline import quantize_weight
 from studentfloat.quantize.rounding.nearest import check_tensor, fake_quantize

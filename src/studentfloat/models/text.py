@@ -31,6 +31,7 @@ __all__ = [
     "load_calibration_text",
     "load_text",
     "load_texts",
+    "window_start",
 ]
 
 _LARGEST_TEXT = 256 << 20
@@ -257,6 +258,14 @@ def _check_vocabulary(tokens: Sequence[int], model: LoadedModel) -> None:
             f"the tokenizer of {model.source.name} gives token {max(tokens)}, but the model's "
             f"vocabulary ends at {size - 1}: they do not belong together"
         )
+
+
+def window_start(model: LoadedModel) -> str | None:
+    """The token that every window begins with, as the tokenizer spells it; None without one."""
+    first, _ = _special_tokens(model)
+    return (
+        str(model.tokenizer.convert_ids_to_tokens(first[0])) if first and model.tokenizer else None
+    )
 
 
 def _special_tokens(model: LoadedModel) -> tuple[list[int], list[int]]:

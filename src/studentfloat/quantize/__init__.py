@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studentfloat.errors import MissingDependencyError
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.method import METHOD_STEPS, Method, parse_method
-from studentfloat.quantize.options import GPTQOptions
 from studentfloat.quantize.scheme import ROW, SCALE_DTYPES, SCALE_RULES, TENSOR, Scheme
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from studentfloat.errors import ConfigError
-from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.scheme import Scheme
 from studentfloat.quantize.steps.gptq import Gptq
 from studentfloat.quantize.steps.nearest import Nearest

@@ -86,9 +86,17 @@ class _Measured:
 
 @dataclass(frozen=True)
 class Baseline(_Measured):
-    """The original model on the same windows: the metrics that are of one model alone."""
+    """The original model on the same windows: the metrics that are of one model alone.
+
+    Attributes
+    ----------
+    window_start
+        The token that every window begins with, as the tokenizer spells it: what it puts
+        before any text; None where it puts nothing.
+    """
 
     measures: tuple[Measurement, ...] = ()
+    window_start: str | None = None
 
 
 @dataclass(frozen=True)

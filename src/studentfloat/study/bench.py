@@ -275,9 +275,9 @@ def quality_row(
     )
 
 
-def baseline_of(nll: Sequence[float], text: str) -> Baseline:
+def baseline_of(nll: Sequence[float], text: str, window_start: str | None = None) -> Baseline:
     """The original's own figures on a text; none of a model that gives no likelihoods."""
-    return Baseline(measure(text, {"nll": nll}, {}))
+    return Baseline(measure(text, {"nll": nll}, {}), window_start)
 
 
 def _summarize(result: QuantizedModel, originals: Mapping[WeightSite, Tensor]) -> Quantized:

@@ -49,7 +49,10 @@ def join_model(plan: Plan, entry: ModelEntry, read: Read, provenance: Provenance
     return Comparison(
         model=entry.name,
         formats=ranking.rows,
-        baseline=Baseline(over_texts([baseline.measures for baseline in measured])),
+        baseline=Baseline(
+            over_texts([baseline.measures for baseline in measured]),
+            next((one.window_start for one in measured if one.window_start), None),
+        ),
         provenance=provenance,
         ranked_by=ranking.metric,
         differences=ranking.differences,

@@ -231,11 +231,15 @@ class Laboratory:
     def _quality(
         self, blank: StudyCell, cell: PlannedCell, variant: Variant, model: _Model
     ) -> StudyCell:
+        from studentfloat.models.text import window_start
+
         text = "" if cell.text is None else self._plan.resolution.texts[cell.text].sha256
         blank = replace(blank, text=text or None)
         if self._quantized is None:
             nll = () if cell.text is None else model.original(cell.text, self._share).nll
-            return replace(blank, baseline=baseline_of(nll, text), skipped=model.bench.skipped)
+            start = None if cell.text is None else window_start(model.bench.model)
+            baseline = baseline_of(nll, text, start)
+            return replace(blank, baseline=baseline, skipped=model.bench.skipped)
         scores, notes = None, list[str]()
         if cell.text is not None:
             scores, notes = model.bench.score(

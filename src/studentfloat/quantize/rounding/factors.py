@@ -12,7 +12,7 @@ from torch import Tensor
 from studentfloat.errors import DataError
 from studentfloat.quantize.blocks import block_length
 from studentfloat.quantize.codebook import Codebook
-from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.scheme import Scheme
 
 __all__ = ["Factor", "Runs", "factorize_all"]

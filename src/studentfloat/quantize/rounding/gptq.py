@@ -11,7 +11,7 @@ from torch import Tensor
 from studentfloat.errors import DataError, SchemeError
 from studentfloat.quantize.blocks import block_length, compute_dtype
 from studentfloat.quantize.codebook import Codebook, codebook_of
-from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.packing import pack_codes
 from studentfloat.quantize.rounding.factors import Factor, factorize_all
 from studentfloat.quantize.rounding.nearest import (

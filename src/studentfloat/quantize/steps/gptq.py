@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from studentfloat.quantize.options import GPTQOptions
+from studentfloat.quantize.gptq_options import GPTQOptions
 from studentfloat.quantize.steps.step import Stage, Step, no_value
 
 if TYPE_CHECKING:
