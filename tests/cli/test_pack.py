@@ -80,7 +80,6 @@ MISUSE = [
     (("quantize", "{llama}", "-o", "{out}", "--shard", "3/2"), 2, "--shard 3/2"),
     (("quantize", "{llama}", "-o", "{out}", "--format", "sf5x"), 2, "sf5x"),
     (("quantize", "{llama}", "-o", "{out}", "--block-size", "-4"), 2, "-4"),
-    (("quantize", "{llama}", "-o", "{out}", "--scale-rule", "weighted-mse"), 2, "weighted-mse"),
     (("quantize", "{llama}", "-o", "{llama}"), 2, "not empty"),
     (("quantize", "{llama}"), 2, "--output"),
     (("quantize", "{packed}", "-o", "{out}"), 1, "quantized already"),

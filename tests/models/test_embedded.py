@@ -31,6 +31,7 @@ def comparison():
                 "e2m1+sr@signed-absmax",
                 "int4",
             ),
+            scale_dtype="float32",
             weights_only=True,
         )
     )

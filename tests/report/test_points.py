@@ -64,8 +64,12 @@ def test_with_one_window_nothing_is_told_apart(comparison) -> None:
         cost = {"area": "area mac generic", "energy_fj": "energy, real mac generic"}
         on_page = standings(points, "small", cost.get(found.cost, found.cost), METRICS["kl"])
         assert on_page == {point.name: point.standing for point in found.points}
-        if found.cost == "bits_per_weight":  # of silicon some cost more for certain
-            assert Standing.DOMINATED.value not in on_page.values()
+        if found.cost == "bits_per_weight":
+            # What costs more for certain may be dominated: its loss ties with that of cheaper rows.
+            least = min(point.cost for point in found.points)
+            cheapest = {point.name for point in found.points if point.cost == least}
+            assert len(cheapest) > 10
+            assert all(on_page[name] != Standing.DOMINATED.value for name in cheapest)
     said = " ".join(notes(one))
     assert "Frontier of kl against bits per weight" in said
 

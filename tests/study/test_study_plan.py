@@ -33,8 +33,15 @@ def known(**models: str) -> Resolution:
     return Resolution(models=found, texts=(TextSource("t", "t"),), versions={"torch": "1"})
 
 
+def of_one_text(study: str) -> str:
+    """The study, measured on one text where it does not say which."""
+    quality = study.partition("[quality]")[2].partition("\n[")[0]
+    asked = any(line.startswith("text") for line in quality.splitlines())
+    return study if asked else study.replace("[quality]", "[quality]\ntexts = ['pydoc']", 1)
+
+
 def plan_of(text: str, resolution: Resolution | None = None, **options) -> Plan:
-    return make_plan(parse_study(text, **options), resolution)
+    return make_plan(parse_study(of_one_text(text), **options), resolution)
 
 
 def addresses(text: str, resolution: Resolution | None = None, **options) -> dict[str, str]:
@@ -181,7 +188,7 @@ def test_exclusions_and_filters() -> None:
     assert left == [("a", "original"), ("a", "nf4"), ("a", "sf4"), ("a", "sf4 gptq"),
                     ("b", "sf4"), ("b", "sf4 gptq")]  # fmt: skip
     assert plan.excluded == 4
-    only = make_plan(parse_study(text), only=({"method": ["gptq"], "model": "a"},))
+    only = make_plan(parse_study(of_one_text(text)), only=({"method": ["gptq"], "model": "a"},))
     assert [c.configuration.name for c in only.cells] == ["sf4 gptq"]
 
 
@@ -286,7 +293,7 @@ def test_what_silicon_holds_is_left_out_with_its_format() -> None:
     assert [c.configuration.name for c in rest.cells if c.evaluation == QUALITY] == [
         *(ORIGINAL, "int4"),
     ]
-    only = make_plan(parse_study(text), only=({"format": ["sf4"]},))
+    only = make_plan(parse_study(of_one_text(text)), only=({"format": ["sf4"]},))
     assert [c.configuration.name for c in only.cells] == ["sf4", "sf4-fixed8", "sf4"]
     alone = plan_of(text + "[[exclude]]\nformat = 'sf4-fixed8'")
     assert [c.configuration.name for c in alone.cells if c.evaluation == QUALITY] == [
@@ -356,7 +363,7 @@ def test_a_hundred_thousand_cells() -> None:
 
 def test_the_command_plans(tmp_path) -> None:
     file = tmp_path / "s.toml"
-    file.write_text(SMALL)
+    file.write_text(of_one_text(SMALL))
     command = [sys.executable, "-m", "studentfloat", "study", "plan", str(file)]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     data = json.loads(done.stdout)
