@@ -178,24 +178,49 @@ def test_loading_in_half_precision(place: Path, dtype: torch.dtype) -> None:
     assert scales == {torch.bfloat16}
 
 
-def test_device_map_and_offload_to_disk(llama: Path, tmp_path: Path) -> None:
-    expected = logits(AutoModelForCausalLM.from_pretrained(llama))
-    whole = AutoModelForCausalLM.from_pretrained(llama, device_map="cpu")
+PLACEMENT = {
+    "model.embed_tokens": "cpu",
+    "model.rotary_emb": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.norm": "cpu",
+    "lm_head": "cpu",
+}
+
+
+# float16 has not all of the scales' numbers: whatever is read from the disk must keep its type.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("buffers", [False, True])
+def test_device_map_and_offload_to_disk(
+    llama: Path, tmp_path: Path, dtype: torch.dtype, buffers: bool
+) -> None:
+    expected = logits(AutoModelForCausalLM.from_pretrained(llama, dtype=dtype))
+    whole = AutoModelForCausalLM.from_pretrained(llama, dtype=dtype, device_map="cpu")
     assert torch.equal(logits(whole), expected)
-    placement = {
-        "model.embed_tokens": "cpu",
-        "model.rotary_emb": "cpu",
-        "model.layers.0": "cpu",
-        "model.layers.1": "disk",
-        "model.norm": "cpu",
-        "lm_head": "cpu",
-    }
     split = AutoModelForCausalLM.from_pretrained(
-        llama, device_map=placement, offload_folder=tmp_path / "offload"
+        llama,
+        dtype=dtype,
+        device_map=PLACEMENT,
+        offload_folder=tmp_path / "offload",
+        offload_buffers=buffers,
     )
     assert split.model.layers[1].mlp.up_proj.weight.device.type == "meta"
     torch.testing.assert_close(logits(split), expected)
     torch.testing.assert_close(logits(split), expected)
+
+
+# Codes of eight bits have the shape of the dense weight, those of four bits have not.
+@pytest.mark.parametrize("name", ["sf4", "e4m3"])
+def test_what_is_quantized_while_loading_cannot_stay_on_the_disk(
+    llama: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ModelError, match=r"layers\.1\..* is mapped to the disk, .*not.* packed"):
+        AutoModelForCausalLM.from_pretrained(
+            llama.parent / "dense",
+            device_map=PLACEMENT,
+            offload_folder=tmp_path / "offload",
+            quantization_config=StudentFloatConfig(name, block_size=16),
+        )
 
 
 def test_tied_head_is_stored_once(llama: Path) -> None:
