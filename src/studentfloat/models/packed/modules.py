@@ -7,6 +7,7 @@ its module, named as in the checkpoint, so that they load, move and offload like
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, cast
@@ -29,6 +30,7 @@ __all__ = [
     "declare",
     "dense_weights",
     "flat_state",
+    "keep_types",
     "packed_tensors",
     "packed_weights",
     "shield",
@@ -111,9 +113,43 @@ def _refuse_missing(model: nn.Module, name: str, stored: StoredWeight) -> None:
             raise ModelError(f"the packed checkpoint's tensor {name}{suffix} was not loaded")
 
 
+def keep_types(
+    model: nn.Module,
+    places: Mapping[str, tuple[WeightSite, torch.dtype]],
+    weights: Mapping[str, StoredWeight],
+) -> None:
+    """Except stored tensors from what transformers would load in float32, by parts of names.
+
+    :func:`unshield` ends it.
+    """
+    types = {
+        name + suffix: part.dtype
+        for holder, stored in weights.items()
+        for name in (holder, *places[holder][0].tied)
+        for suffix, part in stored.tensors.items()
+    }
+
+    def excepted(plan: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
+        wanted = [re.compile(pattern.replace("*", ".*")) for pattern in plan]
+        kept = {
+            f"^{re.escape(name)}$": dtype
+            for name, dtype in types.items()
+            if any(pattern.search(name) for pattern in wanted)
+        }
+        return {**kept, **plan}  # the first that fits decides
+
+    loaded = cast(Any, model)
+    if hasattr(loaded, "_get_dtype_plan"):
+        original = loaded._get_dtype_plan
+        model.__dict__["_get_dtype_plan"] = lambda dtype: excepted(original(dtype))
+    elif getattr(loaded, "dtype_plan", None):  # transformers 5.0
+        loaded.dtype_plan = excepted(loaded.dtype_plan)
+
+
 def unshield(model: nn.Module) -> None:
-    """End what :func:`shield` began."""
+    """End what :func:`shield` and :func:`keep_types` began."""
     model.__dict__.pop("initialize_weights", None)
+    model.__dict__.pop("_get_dtype_plan", None)
 
 
 def assemble(
