@@ -178,24 +178,49 @@ def test_loading_in_half_precision(place: Path, dtype: torch.dtype) -> None:
     assert scales == {torch.bfloat16}
 
 
-def test_device_map_and_offload_to_disk(llama: Path, tmp_path: Path) -> None:
-    expected = logits(AutoModelForCausalLM.from_pretrained(llama))
-    whole = AutoModelForCausalLM.from_pretrained(llama, device_map="cpu")
+PLACEMENT = {
+    "model.embed_tokens": "cpu",
+    "model.rotary_emb": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.norm": "cpu",
+    "lm_head": "cpu",
+}
+
+
+# float16 has not all of the scales' numbers: whatever is read from the disk must keep its type.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("buffers", [False, True])
+def test_device_map_and_offload_to_disk(
+    llama: Path, tmp_path: Path, dtype: torch.dtype, buffers: bool
+) -> None:
+    expected = logits(AutoModelForCausalLM.from_pretrained(llama, dtype=dtype))
+    whole = AutoModelForCausalLM.from_pretrained(llama, dtype=dtype, device_map="cpu")
     assert torch.equal(logits(whole), expected)
-    placement = {
-        "model.embed_tokens": "cpu",
-        "model.rotary_emb": "cpu",
-        "model.layers.0": "cpu",
-        "model.layers.1": "disk",
-        "model.norm": "cpu",
-        "lm_head": "cpu",
-    }
     split = AutoModelForCausalLM.from_pretrained(
-        llama, device_map=placement, offload_folder=tmp_path / "offload"
+        llama,
+        dtype=dtype,
+        device_map=PLACEMENT,
+        offload_folder=tmp_path / "offload",
+        offload_buffers=buffers,
     )
     assert split.model.layers[1].mlp.up_proj.weight.device.type == "meta"
     torch.testing.assert_close(logits(split), expected)
     torch.testing.assert_close(logits(split), expected)
+
+
+# Codes of eight bits have the shape of the dense weight, those of four bits have not.
+@pytest.mark.parametrize("name", ["sf4", "e4m3"])
+def test_what_is_quantized_while_loading_cannot_stay_on_the_disk(
+    llama: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ModelError, match=r"layers\.1\..* is mapped to the disk, .*not.* packed"):
+        AutoModelForCausalLM.from_pretrained(
+            llama.parent / "dense",
+            device_map=PLACEMENT,
+            offload_folder=tmp_path / "offload",
+            quantization_config=StudentFloatConfig(name, block_size=16),
+        )
 
 
 def test_tied_head_is_stored_once(llama: Path) -> None:
@@ -287,12 +312,19 @@ def test_products_of_every_spelling(llama: Path) -> None:
     bias = torch.randn(80, generator=draw)
     for product in (
         lambda w: nn.functional.linear(x, w, bias),
+        lambda w: nn.functional.linear(input=x, weight=w, bias=bias),
         lambda w: nn.functional.linear(y, w.T),
         lambda w: x @ w.t(),
         lambda w: torch.matmul(y, w),
+        lambda w: torch.matmul(input=y, other=w),
         lambda w: torch.mm(y[0], w),
+        lambda w: torch.mm(input=y[0], mat2=w),
+        lambda w: torch.mm(y[0], w, out=torch.empty(3, 48)),
+        lambda w: y[0] @ w.transpose(dim0=0, dim1=1).swapaxes(axis0=0, axis1=1),
         lambda w: w @ x[0].T,
         lambda w: torch.addmm(bias, x[0], w.transpose(0, 1)),
+        lambda w: torch.addmm(input=bias, mat1=x[0], mat2=w.T),
+        lambda w: nn.functional.embedding(input=torch.arange(80), weight=w),
         lambda w: torch.einsum("bti,oi->bto", x, w),
         lambda w: torch.bmm(x, w.mT.expand(2, 48, 80)),
     ):
@@ -378,6 +410,30 @@ def test_encoder(tmp_path: Path) -> None:
         )
 
 
+# float16 is the type that later versions keep some weights out of, 5.0 does in any.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_stored_tensors_keep_their_types_where_a_model_wants_float32(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    config = transformers.T5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4
+    )
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "dense")
+    source = find_model(str(tmp_path / "dense"))
+    quantize_checkpoint(source, SCHEME, tmp_path / "packed", embeddings=True)
+    model = transformers.T5EncoderModel.from_pretrained(tmp_path / "packed", dtype=dtype)
+    weight = model.encoder.block[0].layer[1].DenseReluDense.wo.weight
+    stored = PackedCheckpoint.open(tmp_path / "packed").weight(
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+    )
+    assert torch.equal(weight.dequantize().float(), stored.dequantize(dtype).float())
+    with torch.no_grad():
+        packed = model(tokens() % 64).last_hidden_state
+        dense = model.dequantize()(tokens() % 64).last_hidden_state
+    torch.testing.assert_close(packed, dense, rtol=1e-2, atol=1e-2)
+    assert "_get_dtype_plan" not in vars(model)
+
+
 def test_convolutions(tmp_path: Path) -> None:
     source = find_model(str(tiny.save(tiny.resnet, tmp_path / "dense", tokenizer=False, spread=1)))
     quantize_checkpoint(source, SCHEME, tmp_path / "packed")
@@ -387,7 +443,7 @@ def test_convolutions(tmp_path: Path) -> None:
         packed = load(tmp_path / "packed")(images).logits
         dense = load(tmp_path / "packed").dequantize()(images).logits
         original = load(tmp_path / "dense")(images).logits
-    torch.testing.assert_close(packed, dense)
+    torch.testing.assert_close(packed, dense, rtol=1e-2, atol=1e-2)
     assert not torch.equal(packed, original)
 
 

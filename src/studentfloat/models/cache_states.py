@@ -167,8 +167,11 @@ def handed_cache(module: nn.Module, given: Iterable[Any]) -> Handed | None:
     ModelError
         If the cache is of a kind that is not followed.
     """
-    from transformers.cache_utils import BaseQuantizedLayer, Cache, DynamicLayer
+    from transformers import cache_utils
+    from transformers.cache_utils import Cache, DynamicLayer
 
+    # What all layers that hold codes derive from; in transformers 5.0 they have one base less.
+    quantized = getattr(cache_utils, "BaseQuantizedLayer", cache_utils.QuantizedLayer)
     cache = next((value for value in given if isinstance(value, Cache)), None)
     index = getattr(module, "layer_idx", None)
     if cache is None or index is None:
@@ -179,7 +182,7 @@ def handed_cache(module: nn.Module, given: Iterable[Any]) -> Handed | None:
     if index >= len(layers):
         return Handed(weakref.ref(cache), 0)  # the layer is made when its first tokens come
     layer = layers[index]
-    if not isinstance(layer, DynamicLayer) or isinstance(layer, BaseQuantizedLayer):
+    if not isinstance(layer, DynamicLayer) or isinstance(layer, quantized):
         raise ModelError(
             f"a cache of {type(layer).__name__} is not simulated: use a DynamicCache, which is "
             "transformers' default"

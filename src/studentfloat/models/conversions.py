@@ -146,7 +146,7 @@ def places_in(module: nn.Module, names: Iterable[str]) -> dict[str, Place]:
             if pattern is not None:
                 found = _known(_targets(target, converter), prefix, known)
                 if found:
-                    return Place(found, pattern, converter)
+                    return Place(found) if _aligns(converter) else Place(found, pattern, converter)
                 break
         else:
             if found := _known((renamed,), prefix, known):
@@ -155,6 +155,13 @@ def places_in(module: nn.Module, names: Iterable[str]) -> dict[str, Place]:
         return Place(_known((name,), prefix, known))
 
     return {name: place(name) for name in names}
+
+
+def _aligns(converter: Any) -> bool:
+    """Whether a converter only moves a tensor in memory, as transformers 5.0 does for gpt-oss."""
+    return {type(operation).__name__ for operation in converter.operations} == {
+        "Force16BytesAlignment"
+    }
 
 
 def _targets(first: str, converter: Any) -> tuple[str, ...]:

@@ -204,6 +204,8 @@ class StudentFloatQuantizer(HfQuantizer):  # type: ignore[misc]
             packed_in.declare(model, site, stored)
             if not self.pre_quantized:
                 _expect_dense(model, (name, *site.tied), stored, site.parameter.dtype)
+        if self.pre_quantized:
+            packed_in.keep_types(model, self._places, self._sites)
         packed_in.shield(model, self._places, self._sites)
         return model
 

@@ -7,17 +7,21 @@ its module, named as in the checkpoint, so that they load, move and offload like
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from studentfloat.errors import ModelError
 from studentfloat.models.packed.packing import Packing
 from studentfloat.models.packed.tensor import PackedTensor
+from studentfloat.models.packed_files import TORCH_TYPES
 from studentfloat.models.walk import WeightSite
+from studentfloat.quantize.parts.part import TensorSpec
 from studentfloat.quantize.stored import StoredWeight
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "declare",
     "dense_weights",
     "flat_state",
+    "keep_types",
     "packed_tensors",
     "packed_weights",
     "shield",
@@ -108,9 +113,43 @@ def _refuse_missing(model: nn.Module, name: str, stored: StoredWeight) -> None:
             raise ModelError(f"the packed checkpoint's tensor {name}{suffix} was not loaded")
 
 
+def keep_types(
+    model: nn.Module,
+    places: Mapping[str, tuple[WeightSite, torch.dtype]],
+    weights: Mapping[str, StoredWeight],
+) -> None:
+    """Except stored tensors from what transformers would load in float32, by parts of names.
+
+    :func:`unshield` ends it.
+    """
+    types = {
+        name + suffix: part.dtype
+        for holder, stored in weights.items()
+        for name in (holder, *places[holder][0].tied)
+        for suffix, part in stored.tensors.items()
+    }
+
+    def excepted(plan: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
+        wanted = [re.compile(pattern.replace("*", ".*")) for pattern in plan]
+        kept = {
+            f"^{re.escape(name)}$": dtype
+            for name, dtype in types.items()
+            if any(pattern.search(name) for pattern in wanted)
+        }
+        return {**kept, **plan}  # the first that fits decides
+
+    loaded = cast(Any, model)
+    if hasattr(loaded, "_get_dtype_plan"):
+        original = loaded._get_dtype_plan
+        model.__dict__["_get_dtype_plan"] = lambda dtype: excepted(original(dtype))
+    elif getattr(loaded, "dtype_plan", None):  # transformers 5.0
+        loaded.dtype_plan = excepted(loaded.dtype_plan)
+
+
 def unshield(model: nn.Module) -> None:
-    """End what :func:`shield` began."""
+    """End what :func:`shield` and :func:`keep_types` began."""
     model.__dict__.pop("initialize_weights", None)
+    model.__dict__.pop("_get_dtype_plan", None)
 
 
 def assemble(
@@ -189,6 +228,28 @@ class _WholeWeights(MutableMapping[str, Tensor]):
         self._others = others
         self.kept: dict[str, PackedTensor] = {}
 
+    def check(self, name: str, packing: Packing) -> None:
+        """See that what the disk has of a weight is packed, and have it read in its own types.
+
+        Raises
+        ------
+        ModelError
+            If it is the dense weight, of a model that was quantized while it was loaded.
+        """
+        index = getattr(getattr(self._others, "dataset", None), "index", None) or {}
+        for suffix, part in packing.stored.tensors.items():
+            entry = index.get(f"{getattr(self._others, 'prefix', '')}{name}{suffix}")
+            if entry is None or "safetensors_file" not in entry:
+                continue
+            if not _is_on_disk(entry, part):
+                raise ModelError(
+                    f"{packing.name} is mapped to the disk, which does not have it packed: what "
+                    "is quantized while it is loaded must stay in memory; `studentfloat quantize` "
+                    "packs a checkpoint that can be left on the disk"
+                )
+            # transformers 5.0 would have all of them read in the model's type.
+            entry["dtype"] = str(part.dtype).removeprefix("torch.")
+
     def __getitem__(self, name: str) -> Tensor:
         packed = self.kept.get(name)
         if packed is None:
@@ -215,10 +276,19 @@ class _WholeWeights(MutableMapping[str, Tensor]):
         return len(self._others)
 
 
+def _is_on_disk(entry: Mapping[str, str], part: TensorSpec) -> bool:
+    """Whether a file that accelerate reads has a stored tensor, by its type and shape."""
+    with safe_open(entry["safetensors_file"], framework="pt") as file:
+        found = file.get_slice(entry["weight_name"])
+        dtype, shape = TORCH_TYPES.get(found.get_dtype()), tuple(found.get_shape())
+    return dtype == part.dtype and shape == part.shape
+
+
 def _bring_whole(hook: Any, name: str, parameter: Any) -> None:
     """Let a hook of accelerate's that brings codes from the disk bring packed weights."""
     if not isinstance(hook.weights_map, _WholeWeights):
         hook.weights_map = _WholeWeights(hook.weights_map)
+    hook.weights_map.check(name, parameter.packing)
     hook.weights_map.kept[name] = parameter
 
 

@@ -16,35 +16,46 @@ from studentfloat.models.packed.tensor import FUNCTIONS, OPERATORS, PackedTensor
 __all__: list[str] = []
 
 
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    if not isinstance(weight, PackedTensor) or isinstance(x, PackedTensor):
+# Arguments have torch's names: models may spell them out.
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    if not isinstance(weight, PackedTensor) or isinstance(input, PackedTensor):
         return NotImplemented
     if not weight.is_matrix():
         return NotImplemented
-    out = operators.product(x, weight, weight.turned)
+    out = operators.product(input, weight, weight.turned)
     return out if bias is None else out + bias.to(out.dtype)
 
 
-def _matmul(a: Any, b: Any) -> Any:
-    if isinstance(a, PackedTensor):
+def _matmul(input: Any, other: Any, *, out: Any = None) -> Any:
+    if out is not None:
+        return NotImplemented
+    if isinstance(input, PackedTensor):
         # W x is (xᵀ Wᵀ)ᵀ.
-        if isinstance(b, PackedTensor) or not a.is_matrix() or b.dim() != 2:
+        if isinstance(other, PackedTensor) or not input.is_matrix() or other.dim() != 2:
             return NotImplemented
-        return operators.product(b.t(), a, a.turned).t()
-    if not isinstance(b, PackedTensor) or not b.is_matrix():
+        return operators.product(other.t(), input, input.turned).t()
+    if not isinstance(other, PackedTensor) or not other.is_matrix():
         return NotImplemented
-    return operators.product(a, b, not b.turned)
+    return operators.product(input, other, not other.turned)
 
 
-def _addmm(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    if beta != 1 or alpha != 1 or isinstance(bias, PackedTensor):
+def _mm(input: Any, mat2: Any, *, out: Any = None) -> Any:
+    return _matmul(input, mat2, out=out)
+
+
+def _addmm(
+    input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: Any = None
+) -> Any:
+    if beta != 1 or alpha != 1 or isinstance(input, PackedTensor):
         return NotImplemented
-    out = _matmul(a, b)
-    return out if out is NotImplemented else out + bias.to(out.dtype)
+    product = _matmul(mat1, mat2, out=out)
+    return product if product is NotImplemented else product + input.to(product.dtype)
 
 
 def _embedding(
-    indices: Any,
+    input: Any,
     weight: Any,
     padding_idx: Any = None,
     max_norm: Any = None,
@@ -54,7 +65,7 @@ def _embedding(
 ) -> Any:
     if not isinstance(weight, PackedTensor) or weight.turned or max_norm is not None:
         return NotImplemented
-    return operators.rows(indices, weight)
+    return operators.rows(input, weight)
 
 
 def _get_item(weight: Any, index: Any) -> Any:
@@ -82,16 +93,20 @@ def _grouped(x: Any, weight: Any, offs: Any = None, **kwargs: Any) -> Any:
     return operators.grouped(x, weight, offs, not weight.turned)
 
 
-def _transpose(weight: Any, first: int = -2, second: int = -1) -> Any:
-    if not isinstance(weight, PackedTensor):
+def _transpose(input: Any, dim0: Any = -2, dim1: Any = -1) -> Any:
+    if not isinstance(input, PackedTensor):
         return NotImplemented
-    axes = {first % weight.dim(), second % weight.dim()}
-    last = {weight.dim() - 2, weight.dim() - 1}
-    return weight.transposed() if axes == last and weight.dim() in (2, 3) else NotImplemented
+    axes = {dim0 % input.dim(), dim1 % input.dim()}
+    last = {input.dim() - 2, input.dim() - 1}
+    return input.transposed() if axes == last and input.dim() in (2, 3) else NotImplemented
 
 
-def _turn(weight: Any) -> Any:
-    return weight.transposed() if weight.dim() == 2 else NotImplemented
+def _swap(input: Any, axis0: Any, axis1: Any) -> Any:
+    return _transpose(input, axis0, axis1)
+
+
+def _turn(input: Any) -> Any:
+    return input.transposed() if input.dim() == 2 else NotImplemented
 
 
 def _turn_last(weight: Any) -> Any:
@@ -175,16 +190,16 @@ _ATEN = torch.ops.aten
 FUNCTIONS |= {
     nn.functional.linear: _linear,
     torch.matmul: _matmul,
-    torch.mm: _matmul,
+    torch.mm: _mm,
     torch.Tensor.matmul: _matmul,
-    torch.Tensor.mm: _matmul,
+    torch.Tensor.mm: _mm,
     torch.Tensor.__matmul__: _matmul,
     torch.addmm: _addmm,
     nn.functional.embedding: _embedding,
     torch.Tensor.__getitem__: _get_item,
     torch.transpose: _transpose,
     torch.Tensor.transpose: _transpose,
-    torch.Tensor.swapaxes: _transpose,
+    torch.Tensor.swapaxes: _swap,
     torch.t: _turn,
     torch.Tensor.t: _turn,
     torch.Tensor.T.__get__: _turn,  # type: ignore[attr-defined]
@@ -203,7 +218,7 @@ OPERATORS |= {
     _ATEN.copy_.default: _copy_,
     _ATEN.t.default: _turn,
     _ATEN.transpose.int: _transpose,
-    _ATEN.mm.default: _matmul,
+    _ATEN.mm.default: _mm,
     _ATEN.addmm.default: _addmm,
     _ATEN.linear.default: _linear,
     **{
