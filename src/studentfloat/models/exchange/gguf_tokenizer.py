@@ -8,6 +8,7 @@ from typing import Any
 
 from studentfloat.errors import MissingDependencyError, ModelError, SchemeError
 from studentfloat.models.quiet import quiet_logger
+from studentfloat.untrusted import read_json, table
 
 __all__ = ["tokenizer_metadata"]
 
@@ -57,7 +58,7 @@ def tokenizer_metadata(writer: Any, directory: Path, size: int) -> None:
     if (directory / "tokenizer.model").is_file():
         model, tokens = "llama", _sentencepiece(directory / "tokenizer.model")
     elif (directory / "tokenizer.json").is_file():
-        data = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        data = _tokenizer_json(directory)
         writer.add_tokenizer_pre(_cut(data))
         model, tokens = "gpt2", _byte_level(data)
     else:
@@ -120,9 +121,19 @@ def _add_extra(tokens: Tokens, directory: Path) -> None:
     file = directory / "tokenizer.json"
     if not file.is_file():
         return
-    for extra in json.loads(file.read_text(encoding="utf-8")).get("added_tokens", []):
-        kind = TokenType.CONTROL if extra.get("special") else TokenType.USER_DEFINED
-        tokens[int(extra["id"])] = (str(extra["content"]), -1000.0, int(kind))
+    for number, extra in enumerate(_tokenizer_json(directory).get("added_tokens", [])):
+        try:
+            kind = TokenType.CONTROL if extra.get("special") else TokenType.USER_DEFINED
+            tokens[int(extra["id"])] = (str(extra["content"]), -1000.0, int(kind))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{file}: added_tokens[{number}] must have an 'id' and a 'content'"
+            ) from error
+
+
+def _tokenizer_json(directory: Path) -> dict[str, Any]:
+    file = directory / "tokenizer.json"
+    return table(read_json(file, error=ModelError, lenient=True), str(file), error=ModelError)
 
 
 def _check_size(tokens: Tokens, size: int, directory: Path) -> None:
