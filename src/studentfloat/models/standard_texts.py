@@ -44,8 +44,7 @@ CALIBRATION_MIXTURE: Mapping[str, float] = MappingProxyType(
 )
 """What calibration reads by default: names of standard texts, and each one's share of the windows.
 
-Text of one kind will not do: GPTQ calibrated on docstrings alone loses nearly all of its gain
-on encyclopedia articles (docs/methods.md).
+Several kinds, because weights calibrated on text of one kind fit that kind (docs/quality.md).
 """
 
 EVALUATION_TEXTS: tuple[str, ...] = ("pydoc", "articles")
